@@ -1,0 +1,457 @@
+"""Decides where each symbol's bars of each session come from: cache, REST or flat file. Pure.
+
+The rule: what the cache holds costs nothing and is used first. Of the rest, at most 5 symbols and at most 7
+calendar days come by REST, more by flat files. A door that is closed, a budget that would break, and days
+that have no file yet turn the choice; each is said in one line.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date, time, timedelta
+from typing import Any, Literal
+
+from tapelab.budget import GIGABYTE, Left
+from tapelab.errors import BudgetExceeded, NotFound, SettingError, TapelabError
+from tapelab.history.request import Request
+from tapelab.market import clock, sessions
+from tapelab.market.intervals import Base
+from tapelab.market.sessions import Session
+from tapelab.massive.flatfiles import Listed
+from tapelab.store.lake import Coverage, Held
+
+Route = Literal["cache", "rest", "flat_file"]
+
+SMALL_SYMBOLS = 5
+SMALL_DAYS = 7
+
+# The vendor publishes a day's file about 11:00 New York on the day after; until then a day may still change.
+FILES_DUE = time(11)
+
+PAGE_BASE_BARS = 50_000  # the vendor's `limit` counts base bars that it reads, not rows
+_BASE_BARS_A_DAY: dict[Base, int] = {"1s": 86_400, "1m": 1_440, "1d": 1}
+
+NAMES: dict[Route, str] = {"cache": "the cache", "rest": "REST API", "flat_file": "Flat Files"}
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What the routes offer now: the files listed (None: nobody looked), and why a route is shut."""
+
+    files: Mapping[date, Listed] | None = None
+    files_closed: str = ""
+    rest_closed: str = ""
+
+
+@dataclass(frozen=True)
+class RestCall:
+    """One question to REST: a symbol's base bars from `first` to `last`, in at most `pages` requests."""
+
+    symbol: str
+    first: date
+    last: date
+    pages: int
+
+
+@dataclass(frozen=True)
+class FetchPlan:
+    """What a fetch does: route and reason, requests, files, bytes, what the cache holds, what is left.
+
+    `routes` names the route of each symbol on each session. `requests` is the most that can be needed.
+    `cheapest` is the plan that takes the smaller share of what is left of your budgets, where it is another.
+    `str()` is a short table.
+    """
+
+    request: Request
+    route: Route
+    reason: str
+    routes: Mapping[tuple[str, date], Route]
+    calls: tuple[RestCall, ...]
+    downloads: tuple[Listed, ...]
+    references: tuple[str, ...]
+    left: Left
+    notes: tuple[str, ...] = ()
+    cheapest: FetchPlan | None = field(default=None, repr=False)
+
+    @property
+    def requests(self) -> int:
+        """REST requests, at most."""
+        return sum(call.pages for call in self.calls) + len(self.references)
+
+    @property
+    def files(self) -> int:
+        return len(self.downloads)
+
+    @property
+    def bytes(self) -> int:
+        return sum(listed.size for listed in self.downloads)
+
+    @property
+    def cached(self) -> int:
+        """How many of the symbols' sessions the cache holds."""
+        return sum(route == "cache" for route in self.routes.values())
+
+    @property
+    def amount(self) -> str:
+        """What it takes: `12 REST calls`, `65 files of 1.76 GB`."""
+        calls = _count(self.requests, "REST call") if self.requests or not self.files else ""
+        files = f"{_count(self.files, 'file')} of {_size(self.bytes)}" if self.files else ""
+        return " and ".join(filter(None, (calls, files)))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is reported: the reason first."""
+        return (self.reason, *self.notes)
+
+    @property
+    def broken_budget(self) -> str:
+        """Which budget it would break: what is needed and what is left. Empty if none."""
+        left = self.left
+        if left.rest_day is not None and self.requests > left.rest_day:
+            return f"{_count(self.requests, 'REST call')} needed, {left.rest_day} left today"
+        if left.bytes_month is not None and self.bytes > left.bytes_month:
+            return f"{_size(self.bytes)} of flat files needed, {_size(left.bytes_month)} left this month"
+        return ""
+
+    @property
+    def cost(self) -> tuple[float, int]:
+        """The share it takes of what is left of the budgets, then the number of things fetched."""
+        left = self.left
+        calls = self.requests / max(left.rest_day, 0.5) if left.rest_day is not None else 0.0
+        share = self.bytes / max(left.bytes_month, 0.5) if left.bytes_month is not None else 0.0
+        return (calls + share, self.requests + self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same facts as plain values, for JSON."""
+        return {
+            "route": self.route,
+            "reason": self.reason,
+            "notes": list(self.notes),
+            "symbols": list(self.request.names),
+            "sessions": sorted({day.isoformat() for _, day in self.routes}),
+            "interval": self.request.interval.text,
+            "routes": dict(sorted(Counter(self.routes.values()).items())),
+            "requests": self.requests,
+            "files": self.files,
+            "bytes": self.bytes,
+            "cached": self.cached,
+            "left": asdict(self.left),
+            "cheapest": self.cheapest.as_dict() if self.cheapest else None,
+        }
+
+    def __str__(self) -> str:
+        request, left = self.request, self.left
+        days = sorted({day for _, day in self.routes})
+        of_day = "no limit" if left.rest_day is None else f"{left.rest_day} left today"
+        of_month = "no limit" if left.bytes_month is None else f"{_size(left.bytes_month)} left this month"
+        cheapest = self.cheapest.reason if self.cheapest else "this one"
+        named = ", ".join(request.names[:SMALL_SYMBOLS]) + (
+            " …" if len(request.names) > SMALL_SYMBOLS else ""
+        )
+        rows = [
+            ("symbols", f"{len(request.names)} ({named})"),
+            ("sessions", f"{len(days)} ({days[0]} to {days[-1]}) of {request.interval} bars"),
+            ("cached", f"{self.cached} of {len(self.routes)}"),
+            ("requests", f"{'at most ' if self.calls else ''}{self.requests} ({of_day})"),
+            ("files", f"{self.files}, {_size(self.bytes)} ({of_month})"),
+            ("cheapest", cheapest),
+        ]
+        return "\n".join([*self.lines, *(f"  {name:<9} {value}" for name, value in rows)])
+
+
+def final_at(session: Session) -> int:
+    """When a session's bars no longer change, ns UTC: its flat file is due, if it is not there before."""
+    day_after = session.date + timedelta(days=1)
+    return sessions.instant(day_after, FILES_DUE, sessions.NEW_YORK)
+
+
+def usable(held: Held | None, session: Session, now: int) -> bool:
+    """Whether held bars may be used: final ones always, provisional ones until the day is final."""
+    return held is not None and (held.final or now < final_at(session))
+
+
+def keepable(session: Session, asked_at: int, traded: Collection[date]) -> bool | None:
+    """Whether what REST said of a session may be kept: True as final, False until the day is final, None not.
+
+    `traded`: the dates that have bars in the same answer. A running session is never kept, and an empty one
+    only once it is final and something came before it: where the answer begins later, the vendor may have cut
+    it to what the plan covers without a word.
+    """
+    if asked_at < session.end:
+        return None
+    final = asked_at >= final_at(session)
+    if session.date in traded:
+        return final
+    return True if final and any(day < session.date for day in traded) else None
+
+
+def wants_listing(
+    request: Request,
+    coverage: Coverage,
+    doors: Doors,
+    left: Left,
+    now: int,
+    *,
+    references: Sequence[str] = (),
+) -> bool:
+    """Whether the list of flat files has to be looked at to decide."""
+    job = _Job(request, coverage, doors, left, now, tuple(references))
+    if job.shut("flat_file") or doors.files is not None or not job.missing:
+        return False
+    likely_rest = request.method == "rest" or (request.method == "auto" and not job.large)
+    return not likely_rest or bool(doors.rest_closed or job.by_rest("").broken_budget)
+
+
+def plan(
+    request: Request,
+    coverage: Coverage,
+    doors: Doors,
+    left: Left,
+    now: int,
+    *,
+    references: Sequence[str] = (),
+) -> FetchPlan:
+    """Decide. `coverage`: what the lake holds; `references`: symbols whose splits have to be asked for.
+
+    Every symbol on every session gets exactly one route. Raises `BudgetExceeded` when no route fits, with
+    what is needed and when it resets, `SettingError` when no route is open, `NotFound` when a day has no file
+    yet and REST is shut.
+    """
+    job = _Job(request, coverage, doors, left, now, tuple(references))
+    if references and doors.rest_closed:
+        raise SettingError(
+            f"Splits come by REST, and {doors.rest_closed}.",
+            remedy='Set MASSIVE_API_KEY, or take raw prices with adjust="none".',
+        )
+    if not job.missing:
+        return job.from_cache()
+    open_ = [way for way in ("rest", "flat_file") if not job.shut(way)]
+    if not open_:
+        raise SettingError(
+            f"No route is open: {doors.rest_closed} and {job.shut('flat_file')}.",
+            remedy="Set MASSIVE_API_KEY, or the flat-file keys; `tapelab doctor` shows what is set.",
+        )
+    wanted, title = job.wanted()
+    chosen = job.by(wanted, title) if wanted in open_ else None
+    other: Route = "flat_file" if wanted == "rest" else "rest"
+    if chosen is None:
+        why = job.shut(wanted)
+        if request.method in ("rest", "flat_file") and not request.fallback:
+            raise SettingError(
+                f"{NAMES[wanted]} cannot be used: {why}.",
+                remedy="`tapelab doctor` shows what is set; fallback=True takes the other route.",
+            )
+        return _affordable(job.by(other, _turned(request, other, f"{why}; {job.size}")))
+    rival = job.by(other, "") if other in open_ and (other == "rest" or doors.files is not None) else None
+    if why := chosen.broken_budget:
+        may_turn = request.method == "auto" or request.fallback
+        if rival is not None and not rival.broken_budget and may_turn:
+            return job.by(other, _turned(request, other, why))
+        raise _too_dear(chosen, rival)
+    if rival is None or rival.broken_budget or rival.cost >= chosen.cost:
+        return chosen
+    return replace(chosen, cheapest=replace(rival, reason=f"{NAMES[other]} ({rival.amount})"))
+
+
+class _Job:
+    """One request beside what is there, and the ways of getting what is missing."""
+
+    def __init__(
+        self,
+        request: Request,
+        coverage: Coverage,
+        doors: Doors,
+        left: Left,
+        now: int,
+        references: tuple[str, ...],
+    ) -> None:
+        self.request = request
+        self.coverage = coverage
+        self.doors = doors
+        self.left = left
+        self.references = references
+        self.sessions = request.range.sessions()
+        self.missing = {
+            (name, session.date)
+            for session in self.sessions
+            for name in request.names
+            if not usable(coverage.get((name, session.date)), session, now)
+        }
+
+    @property
+    def days(self) -> list[date]:
+        """The sessions that lack something, oldest first."""
+        return sorted({day for _, day in self.missing})
+
+    @property
+    def symbols(self) -> list[str]:
+        lacking = {name for name, _ in self.missing}
+        return [name for name in self.request.names if name in lacking]
+
+    @property
+    def calendar_days(self) -> int:
+        """Calendar days touched by what is missing; weekends at the request's own ends count as touched."""
+        days, all_days = self.days, [session.date for session in self.sessions]
+        first = self.request.range.first if days[0] == all_days[0] else days[0]
+        last = self.request.range.last if days[-1] == all_days[-1] else days[-1]
+        return (last - first).days + 1
+
+    @property
+    def large(self) -> bool:
+        return len(self.symbols) > SMALL_SYMBOLS or self.calendar_days > SMALL_DAYS
+
+    @property
+    def size(self) -> str:
+        what = f"{_count(len(self.symbols), 'symbol')}, {_count(self.calendar_days, 'day')}"
+        return f"{'large' if self.large else 'small'} query: {what}"
+
+    def shut(self, way: str) -> str:
+        """Why a route cannot be used; empty if it can."""
+        if way == "rest":
+            return self.doors.rest_closed
+        if self.request.product is None:
+            return f"there are no flat files of {self.request.base} bars of {self.request.market}"
+        return self.doors.files_closed
+
+    def wanted(self) -> tuple[Route, str]:
+        """The route that the rule or the user asks for, and the line that says so."""
+        method = self.request.method
+        if method == "cheapest":
+            plans = [self.by(way, "") for way in ("rest", "flat_file") if not self.shut(way)]
+            best = min(plans, key=lambda p: (bool(p.broken_budget), p.cost))
+            return best.route, f"Cheapest: {NAMES[best.route]} ({best.amount})"
+        if method == "auto":
+            way: Route = "flat_file" if self.large else "rest"
+            return way, f"Auto-selected {NAMES[way]} ({self.size})"
+        return method, f"Asked for {NAMES[method]} ({self.size})"
+
+    def by(self, way: str, title: str) -> FetchPlan:
+        return self.by_rest(title) if way == "rest" else self.by_files(title)
+
+    def from_cache(self) -> FetchPlan:
+        what = f"{_count(len(self.request.names), 'symbol')}, {_count(len(self.sessions), 'session')}"
+        title = f"Used the cache ({what}, nothing to fetch)"
+        found = self._plan("cache", title, self.missing, set())
+        if found.broken_budget:
+            raise _too_dear(found, None)
+        return found
+
+    def by_rest(self, title: str) -> FetchPlan:
+        return self._plan("rest", title, self.missing, set())
+
+    def by_files(self, title: str) -> FetchPlan:
+        """Flat files for the days that have one, REST for those that have none yet."""
+        listed = self.doors.files or {}
+        later = {(name, day) for name, day in self.missing if day not in listed}
+        if later and self.doors.rest_closed:
+            day = min(day for _, day in later)
+            raise NotFound(
+                f"{self.request.product} has no file for {day} (yet), and {self.doors.rest_closed}.",
+                remedy="A day's file appears about 11:00 New York on the day after.",
+                day=str(day),
+            )
+        days = {day for _, day in self.missing} & set(listed)
+        replaced = {
+            day
+            for (_, day), held in self.coverage.items()
+            if held.origin == "flat_file" and day in listed and listed[day].etag != held.etag
+        }
+        return self._plan("flat_file", title, later, days | replaced, replaced=replaced)
+
+    def _plan(
+        self,
+        way: Route,
+        title: str,
+        by_rest: Iterable[tuple[str, date]],
+        from_files: set[date],
+        *,
+        replaced: Iterable[date] = (),
+    ) -> FetchPlan:
+        asked = set(by_rest)
+        routes: dict[tuple[str, date], Route] = {}
+        for name in self.request.names:
+            for session in self.sessions:
+                key = (name, session.date)
+                routes[key] = "rest" if key in asked else "flat_file" if key[1] in from_files else "cache"
+        notes = []
+        if way == "flat_file" and asked:
+            without = sorted({day for _, day in asked})
+            notes.append(
+                f"By REST, for want of a file (yet): {_count(len(without), 'day')} ({_span(without)})"
+            )
+        if again := sorted(replaced):
+            notes.append(f"The vendor replaced {_count(len(again), 'file')} ({_span(again)}): fetched again")
+        listed = self.doors.files or {}
+        return FetchPlan(
+            request=self.request,
+            route=way,
+            reason=title,
+            routes=routes,
+            calls=tuple(call for name in self.symbols for call in self._calls(name, asked)),
+            downloads=tuple(listed[day] for day in sorted(from_files)),
+            references=self.references,
+            left=self.left,
+            notes=tuple(notes),
+        )
+
+    def _calls(self, name: str, asked: set[tuple[str, date]]) -> list[RestCall]:
+        """One call for each stretch of missing sessions; stretches are joined where that costs no page."""
+        calls: list[RestCall] = []
+        for day in (session.date for session in self.sessions if (name, session.date) in asked):
+            call = self._call(name, day, day)
+            if calls:
+                joined = self._call(name, calls[-1].first, day)
+                if joined.pages <= calls[-1].pages + call.pages:
+                    calls[-1] = joined
+                    continue
+            calls.append(call)
+        return calls
+
+    def _call(self, name: str, first: date, last: date) -> RestCall:
+        base_bars = ((last - first).days + 1) * _BASE_BARS_A_DAY[self.request.base]
+        return RestCall(name, first, last, -(-base_bars // PAGE_BASE_BARS))
+
+
+def _turned(request: Request, way: Route, why: str) -> str:
+    said = "Auto-selected" if request.method == "auto" else "Turned to"
+    return f"{said} {NAMES[way]} ({why})"
+
+
+def _affordable(found: FetchPlan) -> FetchPlan:
+    if found.broken_budget:
+        raise _too_dear(found, None)
+    return found
+
+
+def _too_dear(chosen: FetchPlan, rival: FetchPlan | None) -> TapelabError:
+    """Says what is needed, when the budget is whole again, and the cheaper plan, before anything is sent."""
+    by_rest = "REST" in chosen.broken_budget
+    resets = chosen.left.day_resets if by_rest else chosen.left.month_resets
+    setting = "TAPELAB_REST_CALLS_PER_DAY" if by_rest else "TAPELAB_FLAT_FILE_GB_PER_MONTH"
+    remedy = f"The budget resets at {clock.iso(resets)}; {setting} changes it."
+    if rival is not None and not rival.broken_budget:
+        remedy += f' method="{rival.route}" would fit.'
+    elif chosen.references:
+        remedy += ' adjust="none" saves the calls for splits.'
+    return BudgetExceeded(
+        f"This would break your budget: {chosen.broken_budget}.",
+        remedy=remedy,
+        requests=chosen.requests,
+        bytes=chosen.bytes,
+    )
+
+
+def _span(days: Sequence[date]) -> str:
+    return str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _size(count: int) -> str:
+    if count >= GIGABYTE:
+        return f"{count / GIGABYTE:.3g} GB"
+    return f"{count / 1e6:.3g} MB" if count >= 1_000_000 else f"{count / 1e3:.3g} kB" if count else "0 bytes"

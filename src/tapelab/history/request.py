@@ -1,0 +1,113 @@
+"""What a user asks of history, with every word of it checked before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from tapelab.errors import UnknownName, UsageError
+from tapelab.market import ranges, symbols
+from tapelab.market.adjust import ADJUSTMENTS, Adjustment
+from tapelab.market.intervals import Base, Interval
+from tapelab.market.ranges import Moment, Range
+from tapelab.market.symbols import Market, Symbol
+from tapelab.massive import wire
+
+if TYPE_CHECKING:
+    from tapelab.market.bars import Hours
+
+Method = Literal["auto", "rest", "flat_file", "cheapest"]
+METHODS: tuple[Method, ...] = ("auto", "rest", "flat_file", "cheapest")
+HOURS: tuple[Hours, ...] = ("all", "regular")
+
+_Word = TypeVar("_Word", bound=str)
+_PREFIXES = {Market.STOCKS: "us_stocks_sip/"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """Bars of some symbols over a range, and how to get and shape them."""
+
+    symbols: tuple[Symbol, ...]
+    range: Range
+    interval: Interval
+    method: Method = "auto"
+    adjust: Adjustment = "splits"
+    hours: Hours = "all"
+    fallback: bool = True
+
+    @property
+    def market(self) -> Market:
+        return self.range.market
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(symbol.text for symbol in self.symbols)
+
+    @property
+    def base(self) -> Base:
+        """The raw bars that the answer is made of; a day of regular hours is made of its minutes."""
+        return "1m" if self.hours == "regular" and self.interval.text == "1d" else self.interval.base
+
+    @property
+    def product(self) -> str | None:
+        """The flat files that hold the base bars; None where the vendor has none."""
+        prefix = _PREFIXES.get(self.market, "")
+        known = (p for p in wire.PRODUCTS.values() if p.kind == "bars" and p.interval == self.base)
+        return next((p.name for p in known if prefix and p.name.startswith(prefix)), None)
+
+    @property
+    def needs_splits(self) -> bool:
+        return self.adjust == "splits" and self.market is Market.STOCKS
+
+
+def parse(
+    symbols_: str | Symbol | Sequence[str],
+    start: Moment,
+    end: Moment,
+    interval: str | Interval,
+    method: str,
+    adjust: str,
+    hours: str,
+    fallback: bool,
+) -> Request:
+    """A request from a user's words. Raises `UsageError` (or a child of it) that says which word is wrong."""
+    bar = Interval.parse(interval)
+    asked = symbols.parse_all(symbols_ if isinstance(symbols_, str | Symbol) else list(symbols_))
+    way = _one_of("method", method, METHODS)
+    part = _one_of("hours", hours, HOURS)
+    if adjust == "all":
+        raise UsageError(
+            'adjust="all" (splits and dividends) is not there yet.',
+            remedy='Use adjust="splits" or adjust="none".',
+        )
+    adjustment = _one_of("adjust", adjust, ADJUSTMENTS)
+    if part == "regular" and bar.text in ("1w", "1mo"):
+        raise UsageError(
+            f"Regular hours have no {bar} bars.", remedy="Ask for all hours, or for 1d and shorter."
+        )
+    range_ = ranges.resolve(start, end, asked[0].market)
+    if bar.text in ("1w", "1mo"):
+        range_ = _whole_periods(range_, bar)
+    return Request(tuple(asked), range_, bar, way, adjustment, part, fallback)
+
+
+def _whole_periods(range_: Range, interval: Interval) -> Range:
+    """Weeks (from Sunday) and months that a range touches are given whole, as the vendor does."""
+    first, last = range_.first, range_.last
+    if interval.text == "1w":
+        first -= timedelta(days=first.isoweekday() % 7)
+        last += timedelta(days=6 - last.isoweekday() % 7)
+    else:
+        first = first.replace(day=1)
+        last = date(last.year + last.month // 12, last.month % 12 + 1, 1) - timedelta(days=1)
+    return ranges.resolve(first, last, range_.market)
+
+
+def _one_of(kind: str, given: str, known: Sequence[_Word]) -> _Word:
+    for word in known:
+        if word == given:
+            return word
+    raise UnknownName.among(kind, str(given), known)
