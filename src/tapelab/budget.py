@@ -140,16 +140,21 @@ class Budget:
                 remedy="Wait for it, or delete the .lock file beside it if no tapelab runs.",
             ) from cause
         except OSError as cause:
-            raise Unwritable(
-                f"The budget's ledger {self._path} cannot be written ({cause.strerror}).",
-                remedy="Point TAPELAB_HOME at a folder that you may write.",
-            ) from cause
+            raise self._out_of_reach(cause) from cause
+
+    def _out_of_reach(self, cause: OSError) -> Unwritable:
+        return Unwritable(
+            f"The budget's ledger {self._path} is out of reach ({cause.strerror}).",
+            remedy="Point TAPELAB_HOME at a folder that you may write.",
+        )
 
     def _read(self) -> _Ledger:
         try:
             ledger = msgspec.json.decode(self._path.read_bytes(), type=_Ledger)
         except FileNotFoundError:
             ledger = _Ledger()
+        except OSError as cause:
+            raise self._out_of_reach(cause) from cause
         except msgspec.DecodeError as cause:
             raise Unwritable(
                 f"The budget's ledger {self._path} is not readable.",

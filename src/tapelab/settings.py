@@ -188,18 +188,18 @@ class Settings:
     def need_api_key(self) -> str:
         """The key, or a `SettingError` that says how to set it."""
         if self.api_key is None:
-            raise SettingError("No API key is set (MASSIVE_API_KEY).", remedy=_WITHOUT_KEY)
+            raise SettingError("No API key is set (MASSIVE_API_KEY).", remedy=NO_KEYS)
         return self.api_key.reveal()
 
     def need_s3(self) -> tuple[str, str]:
         """The access key id and its secret for flat files, or a `SettingError` that says how to set them."""
         if self.s3_access_key_id is None or self.s3_secret_access_key is None:
             missing = "ACCESS_KEY_ID" if self.s3_access_key_id is None else "SECRET_ACCESS_KEY"
-            raise SettingError(f"Flat files need MASSIVE_S3_{missing}.", remedy=_WITHOUT_KEY)
+            raise SettingError(f"Flat files need MASSIVE_S3_{missing}.", remedy=NO_KEYS)
         return self.s3_access_key_id.reveal(), self.s3_secret_access_key.reveal()
 
 
-_WITHOUT_KEY = f"{_KEYS} Without an account, `tapelab demo` shows everything on a stand-in exchange."
+NO_KEYS = f"{_KEYS} Without an account, `tapelab demo` shows everything on a stand-in exchange."
 
 
 def _find(

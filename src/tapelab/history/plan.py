@@ -20,6 +20,7 @@ from tapelab.market import clock, sessions
 from tapelab.market.intervals import Base
 from tapelab.market.sessions import Session
 from tapelab.massive.flatfiles import Listed
+from tapelab.settings import NO_KEYS
 from tapelab.store.lake import Coverage, Held
 
 Route = Literal["cache", "rest", "flat_file"]
@@ -223,7 +224,7 @@ def plan(
     if references and doors.rest_closed:
         raise SettingError(
             f"Splits come by REST, and {doors.rest_closed}.",
-            remedy='Set MASSIVE_API_KEY, or take raw prices with adjust="none".',
+            remedy=f'Take raw prices with adjust="none", or set MASSIVE_API_KEY. {NO_KEYS}',
         )
     if not job.missing:
         return job.from_cache()
@@ -231,7 +232,7 @@ def plan(
     if not open_:
         raise SettingError(
             f"No route is open: {doors.rest_closed} and {job.shut('flat_file')}.",
-            remedy="Set MASSIVE_API_KEY, or the flat-file keys; `tapelab doctor` shows what is set.",
+            remedy=f"Set MASSIVE_API_KEY or the flat-file keys. {NO_KEYS}",
         )
     wanted, title = job.wanted()
     chosen = job.by(wanted, title) if wanted in open_ else None

@@ -1,0 +1,112 @@
+"""`tapelab demo`: market data travels the whole way, with no account and no network.
+
+exchange → REST, flat files and stream → store → strategy → result → report.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import tapelab as tl
+from tapelab.errors import RecordingError, TapelabError
+from tapelab.exchange import Exchange, serve
+from tapelab.market import clock
+
+MINUTES = "us_stocks_sip/minute_aggs_v1"
+QUIET = 2.0  # seconds without a new event after which an unpaced stream is over
+LONGEST = 600.0  # seconds that the recording of one day may take
+
+
+def run(*, flat_files: Path | None, out: Path, as_json: bool) -> None:
+    """Show the main job on a simulated market, or on real files in the vendor's layout."""
+    say = _silent if as_json else _say
+    begun = clock.monotonic()
+    home = tl.Settings.load().home
+    with serve(simulate=flat_files is None, flat_files=flat_files, speed=0) as exchange:
+        say("exchange", f"{exchange.tape.identity}, streaming {exchange.day}: {exchange.rest_url}")
+        with exchange.use(home=home):
+            symbols = exchange.tape.symbols()
+            history = _fetch_both_ways(exchange, symbols, say)
+            dataset = _record(exchange, symbols, say)
+            comparison = _test(dataset, say)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            comparison.to_html(out)
+    taken = (clock.monotonic() - begun) / clock.SECOND
+    say("report", f"{out}  ({taken:.0f} s in all)")
+    if as_json:
+        print(
+            json.dumps(
+                {"report": str(out), "dataset": dataset.name, "seconds": taken, **history}, default=str
+            )
+        )
+
+
+def _fetch_both_ways(exchange: Exchange, symbols: list[str], say: Any) -> dict[str, Any]:
+    """The same minute bars by REST and by flat file; each route starts with an empty cache."""
+    days = exchange.tape.days(MINUTES)
+    first, last = days[0], days[-1]
+    adjust = "none" if exchange.tape.splits() is None else "splits"
+    with TemporaryDirectory() as elsewhere, exchange.use(home=Path(elsewhere)):
+        by_rest = tl.fetch_data(symbols, first, last, "1m", "rest", adjust=adjust)
+    by_file = tl.fetch_data(symbols, first, last, "1m", "flat_file", adjust=adjust)
+    columns = [name for name in by_rest.columns if name != "vwap"]
+    if not by_rest[columns].equals(by_file[columns]):
+        raise TapelabError(
+            "REST and flat files gave different bars.", remedy="This is a bug in tapelab; please report it."
+        )
+    plan = tl.plan_fetch(symbols, first, last, "5m", adjust=adjust)
+    say("plan", plan.reason)
+    say(
+        "history",
+        f"{len(by_rest):,} minute bars of {len(symbols)} symbols, {first} to {last}: REST ≡ flat files",
+    )
+    return {"bars": len(by_rest), "symbols": symbols, "first": first, "last": last}
+
+
+def _record(exchange: Exchange, symbols: list[str], say: Any) -> tl.Dataset:
+    recorder = tl.WebSocketDataRecorder(symbols)
+    with recorder:
+        _until_quiet(exchange, recorder)
+    stats = recorder.stats
+    path = recorder.save_dataset(f"demo-{exchange.day}-{clock.now() // clock.MILLISECOND}")
+    size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+    say("recording", f"{stats.events:,} events, {stats.gaps} gaps, {size / 1e6:.1f} MB: {path.parent}")
+    return tl.open_dataset(path)
+
+
+def _until_quiet(exchange: Exchange, recorder: tl.WebSocketDataRecorder) -> None:
+    begun = changed = clock.monotonic()
+    seen = -1
+    while (now := clock.monotonic()) - changed < QUIET * clock.SECOND or not exchange.finished.is_set():
+        if now - begun > LONGEST * clock.SECOND:
+            raise RecordingError("The stream did not end in time.", remedy="Try again on a quieter machine.")
+        clock.sleep(0.1)
+        events = recorder.stats.events
+        if events != seen:
+            seen, changed = events, now
+
+
+def _test(dataset: tl.Dataset, say: Any) -> Any:
+    """Three shipped strategies on what was recorded."""
+    symbols = list(dataset.symbols)
+    entrants: list[tl.Strategy] = [
+        tl.strategies.MovingAverageCross(symbol=symbols[0]),
+        tl.strategies.MarketMaker(symbol=symbols[0]),
+    ]
+    if len(symbols) > 1:
+        entrants.insert(1, tl.strategies.PairsTrading(first=symbols[0], second=symbols[1]))
+    comparison = tl.compare(entrants, [dataset])
+    for row in comparison.table.to_dict("records"):
+        say("strategy", "  ".join(f"{name} {value}" for name, value in list(row.items())[:6]))
+    return comparison
+
+
+def _say(stage: str, text: str) -> None:
+    print(f"{stage:>10}  {text}", flush=True)
+
+
+def _silent(stage: str, text: str) -> None:
+    pass

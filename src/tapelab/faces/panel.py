@@ -1,0 +1,51 @@
+"""The live panel of `tapelab record`: what has arrived, how late, and what was lost."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+from tapelab.market import clock
+
+REFRESH = 0.5  # seconds between two looks at the statistics
+
+
+def watch(recorder: Any, ended: threading.Event, duration: float | None) -> None:
+    """Show the recording's statistics until the time is over, a signal comes, or the recording fails.
+
+    On a terminal the panel is live; in a pipe nothing is printed.
+    """
+    until = None if duration is None else clock.monotonic() + round(duration * clock.SECOND)
+    live = _live() if sys.stdout.isatty() else None
+    if live:
+        live.start()
+    try:
+        while not ended.is_set() and (until is None or clock.monotonic() < until):
+            left = REFRESH if until is None else min(REFRESH, (until - clock.monotonic()) / clock.SECOND)
+            ended.wait(max(left, 0))
+            stats = recorder.stats  # raises what ended the recording
+            if live:
+                live.update(_table(stats))
+    finally:
+        if live:
+            live.stop()
+
+
+def _live() -> Any:
+    from rich.live import Live
+
+    return Live(refresh_per_second=4, transient=True)
+
+
+def _table(stats: Any) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.ROUNDED, show_header=False, title="recording", caption="Ctrl-C ends it cleanly")
+    table.add_row("events", f"{stats.events:,}")
+    table.add_row("frames", f"{stats.frames:,}")
+    table.add_row("on disk", f"{stats.acknowledged / 1e6:,.1f} MB ({stats.durable / 1e6:,.1f} MB flushed)")
+    table.add_row("lag", "–" if stats.lag_ms is None else f"{stats.lag_ms:,.1f} ms")
+    table.add_row("gaps", f"{stats.gaps} ({stats.reconnects} reconnections)")
+    return table

@@ -1,0 +1,280 @@
+"""What each verb of the command line does: thin, around the public names."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import Any
+
+import tapelab as tl
+from tapelab.errors import MissingExtra, Unwritable, UsageError
+from tapelab.market import clock
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
+
+
+def seconds(text: str) -> float:
+    """`90s`, `10m`, `6h` as seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is not a duration; write 90s, 10m or 6h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def demo(chosen: Namespace) -> None:
+    from tapelab.faces.demo import run
+
+    run(flat_files=chosen.flat_files, out=chosen.out, as_json=chosen.json)
+
+
+def doctor(chosen: Namespace) -> None:
+    from tapelab.faces.doctor import examine, show
+
+    findings = examine(tl.Settings.load())
+    if chosen.json:
+        _print_json([finding._asdict() for finding in findings])
+    else:
+        show(findings)
+
+
+def plan(chosen: Namespace) -> None:
+    planned = tl.plan_fetch(chosen.symbols, chosen.start, chosen.end, chosen.interval, **_how(chosen))
+    if chosen.json:
+        _print_json(planned.as_dict())
+    else:
+        print(planned)
+
+
+def fetch(chosen: Namespace) -> None:
+    if chosen.out and chosen.out.suffix not in (".parquet", ".csv"):
+        raise UsageError(
+            f"{chosen.out} is neither .parquet nor .csv.", remedy="Name the file with one of those endings."
+        )
+    bars = tl.fetch_data(chosen.symbols, chosen.start, chosen.end, chosen.interval, **_how(chosen))
+    if chosen.out:
+        _write(chosen.out, bars)
+        print(f"{len(bars):,} bars in {chosen.out}")
+    elif chosen.json:
+        print(bars.to_json(orient="records", date_format="iso", date_unit="ns"))
+    else:
+        print(bars.to_string(index=False, max_rows=40))
+
+
+def _how(chosen: Namespace) -> dict[str, Any]:
+    return {"method": chosen.method, "adjust": chosen.adjust, "hours": chosen.hours}
+
+
+def _write(path: Path, frame: Any) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            frame.to_parquet(beside, index=False)
+        else:
+            frame.to_csv(beside, index=False)
+        beside.replace(path)
+    except OSError as cause:
+        raise Unwritable(
+            f"{path} cannot be written ({cause.strerror}).", remedy="Choose another place."
+        ) from cause
+
+
+def record(chosen: Namespace) -> None:
+    from tapelab.faces.panel import watch
+
+    channels = tuple(channel.strip() for channel in chosen.channels.split(",") if channel.strip())
+    recorder = tl.WebSocketDataRecorder(chosen.symbols, channels=channels)
+    ended = _on_signal()
+    with recorder:
+        watch(recorder, ended, chosen.duration)
+    path = recorder.save_dataset(chosen.name or _recording_name())
+    dataset = tl.open_dataset(path)
+    if chosen.tag:
+        dataset = dataset.tag(*chosen.tag)
+    stats = recorder.stats
+    if chosen.json:
+        _print_json({"path": str(path), "name": dataset.name, "events": stats.events, "gaps": stats.gaps})
+    else:
+        print(f"{stats.events:,} events, {stats.gaps} gaps: dataset {dataset.name} ({path.parent})")
+
+
+def _recording_name() -> str:
+    return "massive_live_" + re.sub(r"\D", "", clock.iso(clock.now())[:19]).replace("", "", 1)
+
+
+def datasets(chosen: Namespace) -> None:
+    if chosen.action == "list":
+        known = tl.list_datasets()
+        rows = [_described(dataset) for dataset in known]
+        if chosen.json:
+            _print_json(rows)
+        elif not rows:
+            print(f"No datasets in {tl.Settings.load().root}. `tapelab record SYMBOL` makes one.")
+        else:
+            _print_table(rows, ("name", "symbols", "start", "end", "gaps", "tags", "simulated"))
+        return
+    if not chosen.name:
+        raise UsageError(f"`datasets {chosen.action}` needs a name.", remedy="`tapelab datasets` lists them.")
+    dataset = tl.open_dataset(chosen.name)
+    if chosen.action == "verify":
+        dataset.verify()
+        print(f"{dataset.name}: every segment is as it was written.")
+        return
+    if chosen.action == "tag":
+        if not chosen.tags:
+            raise UsageError("No tag was given.", remedy="Write: tapelab datasets tag NAME TAG…")
+        dataset = dataset.tag(*chosen.tags)
+    _print_json(_described(dataset, whole=True))
+
+
+def _described(dataset: tl.Dataset, *, whole: bool = False) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": dataset.name,
+        "symbols": list(dataset.symbols),
+        "start": clock.iso(dataset.start) if dataset.start else None,
+        "end": clock.iso(dataset.end) if dataset.end else None,
+        "gaps": len(dataset.gaps),
+        "tags": list(dataset.tags),
+        "simulated": bool(dataset.provenance.get("simulated")),
+        "version": dataset.version,
+    }
+    if whole:
+        row |= {
+            "path": str(dataset.path),
+            "clock": dataset.clock,
+            "coverage": dataset.coverage,
+            "gaps": [gap._asdict() for gap in dataset.gaps],
+            "provenance": dataset.provenance,
+        }
+    return row
+
+
+def backtest(chosen: Namespace) -> None:
+    from tapelab.lab.strategies import by_name
+
+    kind = by_name(chosen.strategy)
+    strategy = kind(**dict(_parameter(text) for text in chosen.parameters))
+    result = tl.backtest(strategy, tl.open_dataset(chosen.dataset), cash=chosen.cash)
+    if chosen.out:
+        result.to_html(chosen.out)
+    if chosen.json:
+        _print_json({"metrics": result.metrics, "assumptions": result.assumptions, "params": result.params})
+        return
+    print(result)
+    if chosen.out:
+        print(f"Report: {chosen.out}")
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text!r} is not of the form name=value.", remedy="Write --set fast=10.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def serve(chosen: Namespace) -> None:
+    from tapelab.exchange import serve as start
+
+    ended = _on_signal()
+    with start(
+        simulate=chosen.simulate,
+        dataset=chosen.dataset,
+        flat_files=chosen.flat_files,
+        day=chosen.day,
+        speed=chosen.speed,
+        seed=chosen.seed,
+        wait_for=chosen.wait_for,
+        host=chosen.host,
+        rest_port=chosen.rest_port,
+        ws_port=chosen.ws_port,
+        s3_port=chosen.s3_port,
+    ) as exchange:
+        print(exchange.ready_line(), flush=True)
+        ended.wait()
+
+
+def quota(chosen: Namespace) -> None:
+    from tapelab.budget import GIGABYTE, Budget
+
+    settings = tl.Settings.load()
+    left = Budget(settings).left()
+    rows = [
+        _quota_row("REST calls today", left.calls_today, left.rest_day, clock.iso(left.day_resets)),
+        _quota_row("REST calls this minute", None, left.rest_minute, "as the minute passes"),
+        _quota_row(
+            "flat files this month, GB",
+            round(left.bytes_this_month / GIGABYTE, 6),
+            None if left.bytes_month is None else round(left.bytes_month / GIGABYTE, 6),
+            clock.iso(left.month_resets),
+        ),
+    ]
+    if chosen.json:
+        _print_json({"endpoint": settings.endpoint, "budgets": rows})
+    else:
+        print(f"Your own budgets for {settings.endpoint} (the vendor knows nothing of them):")
+        _print_table(rows, ("budget", "used", "left", "resets"))
+
+
+def _quota_row(budget: str, used: float | None, left: float | None, resets: str) -> dict[str, Any]:
+    return {"budget": budget, "used": used, "left": "no limit" if left is None else left, "resets": resets}
+
+
+def ui(chosen: Namespace) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("streamlit") is None:
+        raise MissingExtra("The web page needs Streamlit.", remedy="Install it: pip install 'tapelab[ui]'.")
+    page = Path(__file__).parent / "app" / "main.py"
+    options = {
+        "server.address": "127.0.0.1",
+        "server.port": chosen.port,
+        "server.headless": "true",
+        "browser.gatherUsageStats": "false",
+        # Otherwise every refresh of a live panel does a full garbage collection.
+        "runner.postScriptGC": "false",
+    }
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    print(f"http://127.0.0.1:{chosen.port}", flush=True)
+    status = subprocess.call([sys.executable, "-m", "streamlit", "run", str(page), *arguments])
+    if status:
+        raise UsageError(
+            f"The page could not be served on port {chosen.port}.", remedy="Choose another with --port."
+        )
+
+
+def _on_signal() -> threading.Event:
+    """An event that SIGINT or SIGTERM sets, so that what runs can end cleanly."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE)
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
