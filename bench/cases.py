@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 from bench.measure import ROUNDS, Row, versus
 
-PER_FRAME = {1: 400_000, 20: 2_000_000, 200: 4_000_000}  # events sent for each size of a frame
-PATIENCE = 60.0  # seconds that one side of the stream case may take
+PER_FRAME = {1: 100_000, 20: 1_000_000, 200: 2_000_000}  # events sent for each size of a frame
+PATIENCE = 120.0  # seconds that one side of the stream case may take
 
 
 def importing() -> list[Row]:

@@ -1,0 +1,21 @@
+"""Test strategies on what was recorded or fetched: events in, a result out."""
+
+from tapelab.lab import rules, strategies
+from tapelab.lab.backtest import backtest
+from tapelab.lab.broker import Fill, Order, Position
+from tapelab.lab.compare import Comparison, compare
+from tapelab.lab.result import Result
+from tapelab.lab.strategy import Strategy
+
+__all__ = [
+    "Comparison",
+    "Fill",
+    "Order",
+    "Position",
+    "Result",
+    "Strategy",
+    "backtest",
+    "compare",
+    "rules",
+    "strategies",
+]
