@@ -14,6 +14,7 @@ import tapelab as tl
 from tapelab.errors import RecordingError, TapelabError
 from tapelab.exchange import Exchange, serve
 from tapelab.market import clock
+from tapelab.market.adjust import Adjustment
 
 MINUTES = "us_stocks_sip/minute_aggs_v1"
 QUIET = 2.0  # seconds without a new event after which an unpaced stream is over
@@ -48,7 +49,7 @@ def _fetch_both_ways(exchange: Exchange, symbols: list[str], say: Any) -> dict[s
     """The same minute bars by REST and by flat file; each route starts with an empty cache."""
     days = exchange.tape.days(MINUTES)
     first, last = days[0], days[-1]
-    adjust = "none" if exchange.tape.splits() is None else "splits"
+    adjust: Adjustment = "none" if exchange.tape.splits() is None else "splits"
     with TemporaryDirectory() as elsewhere, exchange.use(home=Path(elsewhere)):
         by_rest = tl.fetch_data(symbols, first, last, "1m", "rest", adjust=adjust)
     by_file = tl.fetch_data(symbols, first, last, "1m", "flat_file", adjust=adjust)
@@ -71,7 +72,7 @@ def _record(exchange: Exchange, symbols: list[str], say: Any) -> tl.Dataset:
     with recorder:
         _until_quiet(exchange, recorder)
     stats = recorder.stats
-    path = recorder.save_dataset(f"demo-{exchange.day}-{clock.now() // clock.MILLISECOND}")
+    path = recorder.save_dataset(f"demo-{exchange.day}-{clock.iso(clock.now())[11:19].replace(':', '')}")
     size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
     say("recording", f"{stats.events:,} events, {stats.gaps} gaps, {size / 1e6:.1f} MB: {path.parent}")
     return tl.open_dataset(path)
@@ -90,17 +91,21 @@ def _until_quiet(exchange: Exchange, recorder: tl.WebSocketDataRecorder) -> None
 
 
 def _test(dataset: tl.Dataset, say: Any) -> Any:
-    """Three shipped strategies on what was recorded."""
-    symbols = list(dataset.symbols)
+    """The shipped strategies on what was recorded, each on the symbols with the most quotes."""
+    held = dataset.coverage
+    first, *others = sorted(held, key=lambda symbol: held[symbol].quotes, reverse=True)
     entrants: list[tl.Strategy] = [
-        tl.strategies.MovingAverageCross(symbol=symbols[0]),
-        tl.strategies.MarketMaker(symbol=symbols[0]),
+        tl.strategies.MovingAverageCross(symbol=first),
+        tl.strategies.MarketMaker(symbol=first),
     ]
-    if len(symbols) > 1:
-        entrants.insert(1, tl.strategies.PairsTrading(first=symbols[0], second=symbols[1]))
-    comparison = tl.compare(entrants, [dataset])
+    if others:
+        entrants.insert(1, tl.strategies.PairsTrading(first=first, second=others[0]))
+    # A retail broker's tariff and a home connection: without them a result would flatter.
+    fees, latency = tl.rules.PerShare(0.005), tl.rules.FixedLatency(ms=50)
+    comparison = tl.compare(entrants, [dataset], fees=fees, latency=latency)
     for row in comparison.table.to_dict("records"):
-        say("strategy", "  ".join(f"{name} {value}" for name, value in list(row.items())[:6]))
+        profit = f"{row['profit']:+,.2f} ({row['profit_bp']:+.1f} bp)"
+        say("strategy", f"{row['strategy']:<18} {profit:>20}  {row['round_trips']} round trips")
     return comparison
 
 

@@ -24,7 +24,9 @@ def watch(recorder: Any, ended: threading.Event, duration: float | None) -> None
         while not ended.is_set() and (until is None or clock.monotonic() < until):
             left = REFRESH if until is None else min(REFRESH, (until - clock.monotonic()) / clock.SECOND)
             ended.wait(max(left, 0))
-            stats = recorder.stats  # raises what ended the recording
+            stats = recorder.stats
+            if stats.error:
+                raise stats.error
             if live:
                 live.update(_table(stats))
     finally:

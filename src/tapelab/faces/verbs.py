@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from argparse import ArgumentTypeError, Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def record(chosen: Namespace) -> None:
     ended = _on_signal()
     with recorder:
         watch(recorder, ended, chosen.duration)
-    path = recorder.save_dataset(chosen.name or _recording_name())
+    path = recorder.save_dataset(chosen.name or recorder.stats.dataset)
     dataset = tl.open_dataset(path)
     if chosen.tag:
         dataset = dataset.tag(*chosen.tag)
@@ -102,10 +103,6 @@ def record(chosen: Namespace) -> None:
         _print_json({"path": str(path), "name": dataset.name, "events": stats.events, "gaps": stats.gaps})
     else:
         print(f"{stats.events:,} events, {stats.gaps} gaps: dataset {dataset.name} ({path.parent})")
-
-
-def _recording_name() -> str:
-    return "massive_live_" + re.sub(r"\D", "", clock.iso(clock.now())[:19]).replace("", "", 1)
 
 
 def datasets(chosen: Namespace) -> None:
@@ -123,8 +120,8 @@ def datasets(chosen: Namespace) -> None:
         raise UsageError(f"`datasets {chosen.action}` needs a name.", remedy="`tapelab datasets` lists them.")
     dataset = tl.open_dataset(chosen.name)
     if chosen.action == "verify":
-        dataset.verify()
-        print(f"{dataset.name}: every segment is as it was written.")
+        checked = dataset.verify()
+        print(f"{dataset.name}: all {checked} files are as they were written.")
         return
     if chosen.action == "tag":
         if not chosen.tags:
@@ -137,8 +134,8 @@ def _described(dataset: tl.Dataset, *, whole: bool = False) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": dataset.name,
         "symbols": list(dataset.symbols),
-        "start": clock.iso(dataset.start) if dataset.start else None,
-        "end": clock.iso(dataset.end) if dataset.end else None,
+        "start": dataset.start and dataset.start.isoformat(),
+        "end": dataset.end and dataset.end.isoformat(),
         "gaps": len(dataset.gaps),
         "tags": list(dataset.tags),
         "simulated": bool(dataset.provenance.get("simulated")),
@@ -148,7 +145,7 @@ def _described(dataset: tl.Dataset, *, whole: bool = False) -> dict[str, Any]:
         row |= {
             "path": str(dataset.path),
             "clock": dataset.clock,
-            "coverage": dataset.coverage,
+            "coverage": {symbol: asdict(held) for symbol, held in dataset.coverage.items()},
             "gaps": [gap._asdict() for gap in dataset.gaps],
             "provenance": dataset.provenance,
         }

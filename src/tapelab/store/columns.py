@@ -1,0 +1,99 @@
+"""A journal as columns: what arrived, decoded. Whatever is decoded here can be decoded again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from tapelab.massive.wire import FrameDecoder
+from tapelab.store.journal import Follower, Message, Note
+
+KINDS = ("quotes", "trades", "bars")
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a journal has been decoded, so that another decoder can go on from there.
+
+    `resume` is where to read from; what is then met again is known by its number: messages up to
+    `arrival`, notes up to `note`.
+    """
+
+    resume: int = -1
+    arrival: int = -1
+    note: int = -1
+
+
+class Decoder:
+    """Follows a journal and gathers quotes, trades and minute bars until they are taken.
+
+    `advance` reads what is new and never waits; `take` gives the tables gathered since the last time, in
+    order of arrival. The counters count what was read by this decoder. Not for several threads at once.
+    """
+
+    def __init__(self, folder: Path, position: Position | None = None) -> None:
+        self._from = position or Position()
+        self.position = self._from
+        self.frames = 0
+        self.bytes = 0
+        self.gathered = 0  # bytes of messages since the last `take`
+        self._follower = Follower(folder, after=self._from.resume)
+        self._wire = FrameDecoder()
+
+    @property
+    def unknown(self) -> int:
+        """Events of channels that have no table; they stay in the journal."""
+        return self._wire.unknown.total()
+
+    @property
+    def malformed(self) -> int:
+        return self._wire.malformed
+
+    @property
+    def dropped(self) -> int:
+        """Messages that the end of a connection cut off."""
+        return self._follower.dropped
+
+    @property
+    def final(self) -> bool:
+        """Whether the journal's last record has been read and says that it is the last."""
+        return self._follower.final
+
+    def is_live(self) -> bool:
+        """Whether somebody still writes the journal."""
+        return self._follower.is_live()
+
+    def advance(self) -> list[Message | Note]:
+        """Read and decode a bounded amount of what is new; gives the messages and notes themselves."""
+        while read := self._follower.read():
+            new = [item for item in read if self._is_new(item)]
+            arrival, note = self.position.arrival, self.position.note
+            for item in new:
+                if isinstance(item, Note):
+                    note = item.position
+                    continue
+                arrival = item.arrival
+                self.frames += 1
+                self.gathered += len(item.payload)
+                self._wire.feed(item.payload, ts_recv=item.ts_recv, arrival=item.arrival)
+            self.position = Position(self._follower.resume, arrival, note)
+            if new:
+                return new
+        return []
+
+    def _is_new(self, item: Message | Note) -> bool:
+        if isinstance(item, Note):
+            return item.position > self._from.note
+        return item.arrival > self._from.arrival
+
+    def take(self) -> dict[str, pa.Table]:
+        """The tables gathered since the last time: `quotes`, `trades`, `bars`."""
+        self.bytes += self.gathered
+        self.gathered = 0
+        taken = self._wire.take()
+        return {kind: taken[kind] for kind in KINDS}
+
+    def close(self) -> None:
+        self._follower.close()

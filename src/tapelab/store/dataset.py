@@ -1,0 +1,466 @@
+"""Datasets: recordings and imported ticks, as versions of immutable segments.
+
+A dataset is a folder; `open_dataset` takes its name, its path, or the path of a `bars_….parquet` in it.
+What adds to a dataset (a tag, a second recording) makes a new version, and the earlier ones stay as they
+were.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import pyarrow as pa
+
+from tapelab.errors import Damaged, DatasetNotFound, NoData, StoreError, TapelabError, UnknownName, UsageError
+from tapelab.market import bars as market_bars
+from tapelab.market import clock, replay, sessions, tables
+from tapelab.market.events import Bar, Event, Gap
+from tapelab.market.intervals import Interval
+from tapelab.market.symbols import Market
+from tapelab.market.tables import Frame
+from tapelab.settings import Settings, current
+from tapelab.store import manifest, parts
+from tapelab.store.columns import KINDS, Decoder, Position
+from tapelab.store.growing import JOURNAL, finish_killed, peek
+from tapelab.store.manifest import Heard, Manifest, Mark
+from tapelab.store.segments import Hole, RecordReader, numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+FOLDER = "datasets"
+FOLLOW_EVERY = 0.02  # seconds between two looks at a recording that grows
+VIEWS = ("received",)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHOWN = ("endpoint", "source", "simulated", "tape", "quote_size_unit")  # facts of every table
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a dataset holds of one symbol.
+
+    `quotes`, `trades`, `bars` count rows; `first` and `last` are the exchange's times of the first and last
+    of them. `listened`: from when to when (our clock) the symbol was subscribed; inside these, and outside
+    the gaps, no row means that nothing happened. Times are ns UTC.
+    """
+
+    quotes: int
+    trades: int
+    bars: int
+    first: int
+    last: int
+    listened: tuple[tuple[int, int], ...]
+
+
+class Dataset:
+    """One version of recorded or imported quotes, trades and bars; it never changes.
+
+    `clock`: `"received"` where order and `ts_recv` are our own, `"event"` where only the exchange's clock is
+    known. `version` 0 is a recording that still grows: what is read is what is there at that moment.
+    """
+
+    def __init__(self, path: Path, known: Manifest) -> None:
+        self.path = path
+        self._manifest = known
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.symbols[:4]) + (" …" if len(self.symbols) > 4 else "")
+        simulated = ", simulated" if self.provenance.get("simulated") else ""
+        return f"<Dataset {self.name!r} version {self.version}: {names or 'empty'}{simulated}>"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def version(self) -> int:
+        return self._manifest.version
+
+    @property
+    def growing(self) -> bool:
+        """Whether this is a recording under way."""
+        return self.version == 0
+
+    @property
+    def clock(self) -> Literal["received", "event"]:
+        return "received" if self._manifest.clock == "received" else "event"
+
+    @property
+    def market(self) -> Market:
+        return Market(str(self.provenance.get("market", Market.STOCKS)))
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Those of which there is at least one row, in order of name."""
+        return tuple(self._manifest.symbols)
+
+    @property
+    def start(self) -> datetime | None:
+        """The exchange's time of the first event, UTC; None while there is none."""
+        return _moment(min((seen.first for seen in self._manifest.symbols.values()), default=None))
+
+    @property
+    def end(self) -> datetime | None:
+        """The exchange's time of the last event, UTC; None while there is none."""
+        return _moment(max((seen.last for seen in self._manifest.symbols.values()), default=None))
+
+    @property
+    def coverage(self) -> dict[str, Coverage]:
+        """By symbol, what is there, and when we listened."""
+        known = self._manifest
+        asked = {topic.split(".", 1)[1] for heard in known.heard for topic in heard.topics}
+        return {
+            name: Coverage(
+                seen.quotes,
+                seen.trades,
+                seen.bars,
+                seen.first,
+                seen.last,
+                _listened(known.heard, name, known.ended),
+            )
+            for name in sorted({*known.symbols, *asked} - {"*"})
+            for seen in (known.symbols.get(name, manifest.Seen()),)
+        }
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """What the recording knows it lost, and why; our clock, ns UTC."""
+        return tuple(Gap(gap.start, gap.end, gap.cause, gap.channels) for gap in self._manifest.gaps)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return self._manifest.tags
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """Labelled stretches."""
+        return self._manifest.marks
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it came from: endpoint, source, simulated, quote_size_unit and more."""
+        return dict(self._manifest.provenance)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of a recording: frames, bytes, events of unknown channels, malformed and dropped messages."""
+        return dict(self._manifest.counts)
+
+    @overload
+    def quotes(self, *, frame: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
+    @overload
+    def quotes(self, *, frame: Literal["polars"]) -> pl.DataFrame: ...
+    @overload
+    def quotes(self, *, frame: Literal["arrow"]) -> pa.Table: ...
+    def quotes(self, *, frame: Frame = "pandas") -> Any:
+        """Every quote, in order of arrival."""
+        return tables.to_frame(self.table("quotes"), frame)
+
+    @overload
+    def trades(self, *, frame: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
+    @overload
+    def trades(self, *, frame: Literal["polars"]) -> pl.DataFrame: ...
+    @overload
+    def trades(self, *, frame: Literal["arrow"]) -> pa.Table: ...
+    def trades(self, *, frame: Frame = "pandas") -> Any:
+        """Every trade, in order of arrival."""
+        return tables.to_frame(self.table("trades"), frame)
+
+    @overload
+    def bars(self, interval: str = ..., *, frame: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
+    @overload
+    def bars(self, interval: str = ..., *, frame: Literal["polars"]) -> pl.DataFrame: ...
+    @overload
+    def bars(self, interval: str = ..., *, frame: Literal["arrow"]) -> pa.Table: ...
+    def bars(self, interval: str = "1m", *, frame: Frame = "pandas") -> Any:
+        """Bars built from the trades; from the quotes' mid prices where there are none.
+
+        A dataset of bars alone gives those, or longer ones. The fact `built_from` says which.
+        """
+        return tables.to_frame(self.bar_table(interval), frame)
+
+    def bar_table(self, interval: str | Interval) -> pa.Table:
+        """`bars` as an Arrow table with int64 ns times."""
+        return bars_of(self.table, Interval.parse(interval), self.market)
+
+    def table(self, kind: str) -> pa.Table:
+        """All rows of a kind (`quotes`, `trades`, `bars`) as an Arrow table; ticks in order of arrival."""
+        if kind not in KINDS:
+            raise UnknownName.among("kind of table", kind, KINDS)
+        found = [parts.read_segment(self.path, s) for s in self._manifest.segments if s.kind == kind]
+        if self.growing:
+            found += [batch[kind] for batch in self._undecoded()]
+        table = tables.concat(found, tables.SCHEMAS[kind])
+        if kind == "bars":
+            table = parts.newest_bars(table)
+        shown = {name: self.provenance[name] for name in _SHOWN if name in self.provenance}
+        return tables.with_facts(table, dataset=self.name, version=self.version, **shown)
+
+    def replay(
+        self, view: str = "received", *, follow: bool = False, speed: float | None = None
+    ) -> Iterator[Event]:
+        """Every event in the order in which it arrived, as objects.
+
+        `view="received"`: what was received, nothing filled in. `speed`: None as fast as you read, 1 at the
+        pace at which it came, 10 ten times as fast. `follow`: go on with what a recording under way still
+        receives, until it ends.
+        """
+        if view not in VIEWS:
+            raise UnknownName.among("view", view, VIEWS)
+        if speed is not None and not speed > 0:
+            raise UsageError(
+                f"A replay cannot run at speed {speed}.", remedy="Use a number above 0, or None."
+            )
+        found = self._events(follow)
+        return found if speed is None else paced(found, speed)
+
+    def verify(self) -> int:
+        """Check every file against its checksum, and the journal from its first record to its last.
+
+        Gives the number of files that were checked. Raises `Damaged` that names each one that is missing or
+        not what was written (`facts["problems"]`).
+        """
+        known = self._manifest
+        problems = [parts.check_segment(self.path, segment) for segment in known.segments]
+        checked = len(problems)
+        for journaled in known.journals:
+            found, bad = _check_journal(self.path / journaled.folder, journaled.last)
+            checked, problems = checked + found, problems + bad
+        problems = [problem for problem in problems if problem]
+        if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise Damaged(
+                f"The dataset {self.name} is not what was written: {'; '.join(problems[:3])}{more}.",
+                remedy="Restore these files from a backup.",
+                problems=problems,
+            )
+        return checked
+
+    def tag(self, *tags: str) -> Dataset:
+        """The dataset with tags added: a new version of it."""
+        if self.growing:
+            raise StoreError(f"{self.name} is still recorded.", remedy="Tag it when it has ended.")
+        for tag in tags:
+            if not tag.strip() or "," in tag:
+                raise UsageError(f"{tag!r} is no tag.", remedy="Use a word without commas.")
+        more = tuple(dict.fromkeys((*self.tags, *tags)))
+        if more == self.tags:
+            return self
+        return Dataset(self.path, manifest.next_version(self.path, self._manifest, tags=more))
+
+    def _events(self, follow: bool) -> Iterator[Event]:
+        by_part: dict[int, dict[str, pa.Table]] = {}
+        for segment in self._manifest.segments:
+            by_part.setdefault(segment.part, {})[segment.kind] = segment
+        if not any(segment.kind != "bars" for segment in self._manifest.segments) and not self.growing:
+            yield from replay.bars(self.table("bars"), _bar_length(self.provenance))
+            return
+        for part in by_part.values():
+            ticks = {k: parts.read_segment(self.path, s) for k, s in part.items() if k != "bars"}
+            yield from replay.events(**ticks)
+        if self.growing:
+            for batch in self._undecoded(follow=follow):
+                yield from replay.events(quotes=batch["quotes"], trades=batch["trades"])
+
+    def _undecoded(self, *, follow: bool = False) -> Iterator[dict[str, pa.Table]]:
+        """What a recording under way has beyond its segments, a bounded amount at a time."""
+        done = self._manifest.decoded
+        position = Position(done.resume, done.arrival, done.note)
+        decoder = Decoder(self.path / JOURNAL, position)
+        until = clock.now()
+        try:
+            while True:
+                live = follow and decoder.is_live()  # looked at before reading: nothing is missed
+                if items := decoder.advance():
+                    yield decoder.take()
+                    if not follow and items[-1].ts_recv > until:
+                        return  # it grows faster than it is read
+                elif live and not decoder.final:
+                    clock.sleep(FOLLOW_EVERY)
+                else:
+                    return
+        finally:
+            decoder.close()
+
+
+def bars_of(table: Any, interval: Interval, market: Market) -> pa.Table:
+    """Bars from whatever ticks `table(kind)` gives: trades, else quotes, else bars."""
+    for kind, build in (("trades", market_bars.from_trades), ("quotes", market_bars.from_quotes)):
+        ticks = table(kind)
+        if len(ticks):
+            built = build(ticks, interval, market=market)
+            return tables.with_facts(built, **tables.facts(ticks), built_from=kind, interval=interval.text)
+    bars = table("bars")
+    built = market_bars.from_bars(bars, interval, market=market)
+    return tables.with_facts(built, **tables.facts(bars), built_from="bars", interval=interval.text)
+
+
+def folder_of(settings: Settings) -> Path:
+    """Where the datasets of an endpoint lie."""
+    return settings.root / FOLDER
+
+
+def check_name(name: str) -> str:
+    """`name`, if a dataset may be called so."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of a dataset.", remedy="Use letters, digits, dots, dashes and _."
+        )
+    return name
+
+
+def open_dataset(
+    name_or_path: str | Path, *, version: int | None = None, settings: Settings | None = None
+) -> Dataset:
+    """A recorded or imported dataset, by name, by its folder, or by a `bars_….parquet` in it.
+
+    A recording whose program was killed is put in order first. Raises `DatasetNotFound` with the nearest
+    name, `Damaged` with the file.
+    """
+    path = _find(name_or_path, settings)
+    known = finish_killed(path)
+    if version is not None:
+        known = manifest.load(path, version)
+    return Dataset(path, peek(path, known) if known.version == 0 else known)
+
+
+def list_datasets(
+    *,
+    symbol: str | None = None,
+    date: str | date | None = None,
+    tag: str | None = None,
+    settings: Settings | None = None,
+) -> list[Dataset]:
+    """The datasets of this endpoint, oldest first.
+
+    `symbol`: only those that hold it. `date`: only those with events on that trading day. `tag`: only those
+    that carry it. One that cannot be read is warned of and left out.
+    """
+    folder = folder_of(settings or current())
+    day = _day(date)
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not manifest.versions(path):
+            continue
+        try:
+            dataset = open_dataset(path)
+        except TapelabError as error:
+            warnings.warn(f"The dataset {path.name} is left out: {error}", UserWarning, stacklevel=2)
+            continue
+        wanted = symbol is None or symbol in dataset.symbols
+        if wanted and (tag is None or tag in dataset.tags) and (day is None or _covers(dataset, day)):
+            found.append(dataset)
+    return sorted(found, key=lambda dataset: dataset._manifest.created)
+
+
+def _find(name_or_path: str | Path, settings: Settings | None) -> Path:
+    given = Path(name_or_path)
+    plain = isinstance(name_or_path, str) and given.name == name_or_path
+    if plain:
+        folder = folder_of(settings or current())
+        if manifest.versions(folder / name_or_path):
+            return folder / name_or_path
+    for path in (given, given.parent) if given.suffix == ".parquet" else (given,):
+        if manifest.versions(path):
+            return path.absolute()
+    if not plain:
+        raise DatasetNotFound(
+            f"There is no dataset in {given}.", remedy="Give the folder of a dataset, or its name."
+        )
+    known = [p.name for p in folder.iterdir() if manifest.versions(p)] if folder.is_dir() else []
+    near = get_close_matches(str(name_or_path), known, n=1, cutoff=0.5)
+    raise DatasetNotFound(
+        f"There is no dataset {str(name_or_path)!r}.",
+        remedy=f"Did you mean {near[0]!r}?" if near else "See list_datasets(), or `tapelab datasets`.",
+        name=str(name_or_path),
+    )
+
+
+def _listened(heard: tuple[Heard, ...], symbol: str, ended: int) -> tuple[tuple[int, int], ...]:
+    stretches: list[tuple[int, int]] = []
+    for one in heard:
+        if not any(topic.split(".", 1)[1] in (symbol, "*") for topic in one.topics):
+            continue
+        end = one.end or ended
+        if stretches and stretches[-1][1] == one.start:
+            stretches[-1] = (stretches[-1][0], end)
+        else:
+            stretches.append((one.start, end))
+    return tuple(stretches)
+
+
+def _check_journal(folder: Path, last: int) -> tuple[int, list[str]]:
+    reader, found, problems = RecordReader(folder), -1, list[str]()
+    while batch := reader.read():
+        for item in batch:
+            if isinstance(item, Hole):
+                problems.append(f"{folder.name}/{item.path.name} is damaged at byte {item.offset:,}")
+            else:
+                found = item.sequence
+    if found < last:
+        problems.append(f"{folder.name} ends at record {found:,} instead of {last:,}")
+    return len(numbers(folder)), problems
+
+
+def paced(
+    found: Iterator[Event], speed: float, wait: Callable[[float], object] = clock.sleep
+) -> Iterator[Event]:
+    """Each event when it is due: by our clock where we received it, else by the exchange's."""
+    began: int | None = None
+    start = 0
+    for event in found:
+        at = _due(event)
+        now = clock.monotonic()
+        if began is None:
+            began, start = at, now
+        ahead = (at - began) / speed - (now - start)
+        if ahead > clock.MILLISECOND:
+            wait(ahead / clock.SECOND)
+        yield event
+
+
+def _due(event: Event) -> int:
+    if isinstance(event, Bar):
+        return event.ends
+    return event.ts_event if event.ts_recv is None else event.ts_recv
+
+
+def _bar_length(provenance: Mapping[str, Any]) -> int:
+    length = Interval.parse(str(provenance.get("interval", "1m"))).ns
+    if length is None:
+        raise NoData("Bars of a month have no fixed length to replay.", remedy="Use shorter bars.")
+    return length
+
+
+def _covers(dataset: Dataset, day: date) -> bool:
+    if dataset.start is None or dataset.end is None:
+        return False
+    zone = sessions.zone(dataset.market)
+    seen = dataset._manifest.symbols.values()
+    first, last = (min(s.first for s in seen), max(s.last for s in seen))
+    return clock.date_of(first, zone) <= day <= clock.date_of(last, zone)
+
+
+def _day(given: str | date | None) -> date | None:
+    if not isinstance(given, str):
+        return given
+    try:
+        return date.fromisoformat(given)
+    except ValueError as error:
+        raise UsageError(f"{given!r} is not a date.", remedy="Write it like 2026-01-05.") from error
+
+
+def _moment(instant: int | None) -> datetime | None:
+    if instant is None:
+        return None
+    seconds, rest = divmod(instant, clock.SECOND)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // clock.MICROSECOND)

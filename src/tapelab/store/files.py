@@ -1,0 +1,88 @@
+"""Files that are whole or not there: written beside, flushed, renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tapelab.errors import Unwritable
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+# macOS has no fdatasync
+flush_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` as durable as the files."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> Path:
+    """`folder`, created where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return folder
+
+
+def write_whole(path: Path, write: Callable[[Path], None], *, replace: bool = False) -> None:
+    """Let `write` fill a file beside `path`, then give it its name; a kill leaves nothing half-written.
+
+    Without `replace` an existing file is kept and FileExistsError raised: of two writers one wins.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(beside)
+        fd = os.open(beside, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if replace:
+            beside.replace(path)
+        else:
+            path.hardlink_to(beside)
+        sync_folder(path.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes, *, replace: bool = False) -> None:
+    """`write_whole` for bytes at hand."""
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(content)
+
+    write_whole(path, write, replace=replace)
+
+
+def sha256(path: Path) -> str:
+    """The checksum that a manifest keeps of each file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unwritable(path: Path, error: OSError) -> Unwritable:
+    """The error for a path that could not be written, by what the system said."""
+    if error.errno in NO_ROOM:
+        return Unwritable(
+            f"There is no room left to write {path}.", remedy="Free some space.", path=str(path)
+        )
+    return Unwritable(
+        f"{path} cannot be written: {error.strerror}.",
+        remedy="Check the permissions, or choose another folder with TAPELAB_HOME.",
+        path=str(path),
+    )

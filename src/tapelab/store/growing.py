@@ -1,0 +1,293 @@
+"""A dataset that is still being recorded: it follows its journal and lays down segments as it goes.
+
+Whatever is not in a segment yet is in the journal, so that a kill at any moment loses nothing. `finish`
+makes the first version of it; so does `finish_killed` for a recording whose recorder died.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tapelab.errors import Locked, UsageError
+from tapelab.market import clock, tables
+from tapelab.store import files, journal, manifest, parts
+from tapelab.store.columns import KINDS, Decoder, Position
+from tapelab.store.journal import Kind, Message, Note
+from tapelab.store.manifest import Decoded, Heard, Journaled, Lost, Manifest
+from tapelab.store.segments import Lock, is_held, lock_path
+
+JOURNAL = "journal"
+FLUSH_ROWS = 500_000
+FLUSH_EVERY = 5 * clock.MINUTE
+GATHER_BYTES = 4 * 2**20  # of messages turned into tables at a time
+MAX_NAMES = 1000
+
+_LOCK = "lock"
+
+
+def create(
+    parent: Path, name: str, *, provenance: Mapping[str, object], following: Path | None = None
+) -> Growing:
+    """Begin a recording in `parent/name` (or `name-2`, … where that is taken).
+
+    `following`: the journal of a running recording to read from, from here on, instead of one's own.
+    """
+    files.make_folder(parent)
+    for n in range(1, MAX_NAMES):
+        folder = parent / (name if n == 1 else f"{name}-{n}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise files.unwritable(folder, error) from error
+        now = clock.now()
+        begun = Manifest(
+            id=uuid.uuid4().hex,
+            version=0,
+            clock="received",
+            created=now,
+            begun=now,
+            provenance=dict(provenance),
+            journals=() if following else (Journaled(JOURNAL),),
+        )
+        growing = Growing(folder, begun, following=following)
+        manifest.save(folder, begun)
+        return growing
+    raise UsageError(f"There are {MAX_NAMES} recordings named {name!r}.", remedy="Choose another name.")
+
+
+def finish_killed(folder: Path) -> Manifest:
+    """The newest manifest of a dataset; a recording whose recorder died is put in order and finished first.
+
+    One that is still recorded, by this or another process, is left as it is.
+    """
+    begun = manifest.load(folder)
+    if begun.version > 0:
+        return begun
+    try:
+        held = Lock(folder / _LOCK)
+    except Locked:
+        return begun
+    with held:
+        begun = manifest.load(folder)
+        if begun.version > 0 or is_held(lock_path(folder / JOURNAL)):
+            return begun
+        if begun.journals:
+            journal.recover(folder / JOURNAL)
+        return Growing(folder, begun, held=held).finish()
+
+
+def peek(folder: Path, begun: Manifest) -> Manifest:
+    """The manifest of a recording under way, with what is known beyond its segments; nothing is written."""
+    growing = Growing(folder, begun, writes=False)
+    until = clock.now()  # it may grow faster than it is read
+    while (items := growing.step()) and items[-1].ts_recv < until:
+        pass
+    growing.gather()
+    growing.close()
+    return msgspec.structs.replace(growing.manifest, counts=growing.counts())
+
+
+class Growing:
+    """A recording under way, held by a lock. `step` takes in what the journal has gained.
+
+    `step` belongs to one thread; everything else may be asked from any. Raises `Locked` where another
+    process records into it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        begun: Manifest,
+        *,
+        following: Path | None = None,
+        held: Lock | None = None,
+        writes: bool = True,
+    ) -> None:
+        self.folder = folder
+        self.manifest = begun
+        self.journal = following or folder / JOURNAL
+        self.newest: int | None = None  # ts_event of the newest event, ns UTC
+        self.lag: int | None = None  # how far behind it our clock was, ns
+        self.ending: dict[str, object] | None = None  # what the last record of the journal says
+        self._held = held or (Lock(folder / _LOCK) if writes else None)
+        self._writes = writes
+        self._guard = threading.RLock()
+        self._pending: dict[str, list[pa.Table]] = {kind: [] for kind in KINDS}
+        self._pending_rows = 0
+        self._flushed_at = clock.monotonic()
+        self._only: pa.Array | None = None
+        self._counted = dict(begun.counts)
+        done = begun.decoded
+        position = Position(done.resume, done.arrival, done.note)
+        if following:
+            position = Position(resume=journal.last_sequence(following))
+        self._decoder = Decoder(self.journal, position)
+        self._arrival = position.arrival
+        self._connections = 0
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """What is subscribed just now."""
+        heard = self.manifest.heard
+        return heard[-1].topics if heard and not heard[-1].end else ()
+
+    def keep_only(self, symbols: Iterable[str]) -> None:
+        """Lay down rows of these symbols only; the journal keeps everything."""
+        self._only = pa.array(sorted(symbols), pa.string())
+
+    def step(self) -> list[Message | Note]:
+        """Take in a bounded amount of what is new; gives the messages and notes."""
+        with self._guard:
+            items = self._decoder.advance()
+            for item in items:
+                if isinstance(item, Note):
+                    self._note(item)
+                else:
+                    self._arrival = item.arrival
+            if items and items[-1].ts_recv > self.manifest.ended:
+                self._change(ended=items[-1].ts_recv)
+            if self._decoder.gathered >= GATHER_BYTES:
+                self.gather()
+            return items
+
+    def gather(self) -> None:
+        """Turn what was decoded into rows, and lay them down where enough have come together."""
+        with self._guard:
+            for kind, table in self._decoder.take().items():
+                if self._only is not None:
+                    table = table.filter(pc.is_in(table.column("symbol"), self._only))
+                if len(table):
+                    self._pending[kind].append(table)
+                    self._pending_rows += len(table)
+                    self._change(symbols=parts.merge([self.manifest.symbols, parts.count(kind, table)]))
+                    self._look_at(kind, table)
+            old = clock.monotonic() - self._flushed_at >= FLUSH_EVERY
+            if self._writes and (self._pending_rows >= FLUSH_ROWS or (old and self._pending_rows)):
+                self._flush()
+
+    def table(self, kind: str) -> pa.Table:
+        """All rows of a kind so far, in order of arrival."""
+        with self._guard:
+            self.gather()
+            laid, pending = self.manifest.segments, list(self._pending[kind])
+        read = [parts.read_segment(self.folder, segment) for segment in laid if segment.kind == kind]
+        return tables.concat([*read, *pending], tables.SCHEMAS[kind])
+
+    def counts(self) -> dict[str, int]:
+        """Since the recording began: frames, bytes, connections; unknown, malformed and dropped."""
+        decoder = self._decoder
+        now = {
+            "frames": decoder.frames,
+            "bytes": decoder.bytes + decoder.gathered,
+            "connections": self._connections,
+            "unknown": decoder.unknown,
+            "malformed": decoder.malformed,
+            "dropped": decoder.dropped,
+        }
+        return {name: self._counted.get(name, 0) + value for name, value in now.items()}
+
+    def finish(self) -> Manifest:
+        """The journal has ended: lay down the rest, write version 1, and let go."""
+        with self._guard:
+            if self.manifest.journals:
+                self._drain()
+                if self.ending is None:
+                    journal.recover(self.journal)
+                    self._drain()
+            self.gather()
+            if self._pending_rows:
+                self._flush()
+            last = self._decoder.position.note
+            journals = tuple(Journaled(j.folder, last, j.shift) for j in self.manifest.journals)
+            heard = self._heard(self.manifest.ended)
+            self._change(version=1, journals=journals, heard=heard, counts=self.counts())
+            manifest.save(self.folder, self.manifest)
+            manifest.path_of(self.folder, 0).unlink(missing_ok=True)
+            self.close()
+            return self.manifest
+
+    def close(self) -> None:
+        """Let go of the dataset as it is."""
+        self._decoder.close()
+        if self._held is not None:
+            self._held.close()
+
+    def _drain(self) -> None:
+        while self.step():
+            pass
+
+    def _flush(self) -> None:
+        part = max((segment.part for segment in self.manifest.segments), default=0) + 1
+        position = self._decoder.position
+        laid = tuple(
+            parts.write_segment(self.folder, part, kind, pa.concat_tables(pending))
+            for kind, pending in self._pending.items()
+            if pending
+        )
+        self._change(
+            segments=self.manifest.segments + laid,
+            decoded=Decoded(position.resume, position.arrival, position.note),
+            counts=self.counts(),
+        )
+        manifest.save(self.folder, self.manifest)
+        self._pending = {kind: [] for kind in KINDS}
+        self._pending_rows, self._flushed_at = 0, clock.monotonic()
+
+    def _change(self, **changes: object) -> None:
+        self.manifest = msgspec.structs.replace(self.manifest, **changes)
+
+    def _look_at(self, kind: str, table: pa.Table) -> None:
+        if kind == "bars":
+            self._change(provenance={**self.manifest.provenance, "interval": "1m"})
+            return
+        last = table.slice(len(table) - 1)
+        event, received = last.column("ts_event")[0].as_py(), last.column("ts_recv")[0].as_py()
+        if self.newest is None or event >= self.newest:
+            self.newest, self.lag = event, received - event
+
+    def _note(self, note: Note) -> None:
+        facts = note.facts
+        if note.kind is Kind.OPEN:
+            self._connections += 1
+            self.ending = None
+            tape = str(facts.get("tape", ""))
+            known = {"url": facts.get("url", ""), "tape": tape, "simulated": tape.startswith("simulated")}
+            self._change(provenance={**self.manifest.provenance, **known})
+        elif note.kind is Kind.SUBS:
+            topics = tuple(str(topic) for topic in _list(facts.get("topics")))
+            if topics != self.topics:
+                self._change(heard=(*self._heard(note.ts_recv), Heard(topics, note.ts_recv)))
+            missing = _list(facts.get("unconfirmed"))
+            if missing:
+                self._change(provenance={**self.manifest.provenance, "unconfirmed": missing})
+        elif note.kind is Kind.CLOSED:
+            self._change(heard=self._heard(note.ts_recv))
+            if note.final:
+                self.ending = facts
+        elif note.kind is Kind.GAP:
+            self._lose(facts)
+
+    def _heard(self, end: int) -> tuple[Heard, ...]:
+        """The stretches heard so far, the open one ended."""
+        return tuple(msgspec.structs.replace(h, end=end) if not h.end else h for h in self.manifest.heard)
+
+    def _lose(self, facts: Mapping[str, object]) -> None:
+        start, end, cause = int(str(facts["start"])), int(str(facts["end"])), str(facts["cause"])
+        known = {(gap.start, gap.end, gap.cause) for gap in self.manifest.gaps}
+        if (start, end, cause) not in known:  # damage is found again on every reading
+            channels = tuple(str(c) for c in _list(self.manifest.provenance.get("channels")))
+            gap = Lost(start, end, cause, channels, self._arrival)
+            self._change(gaps=(*self.manifest.gaps, gap))
+
+
+def _list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else []

@@ -1,0 +1,331 @@
+"""The journal: an append-only record of what arrived, which survives a kill.
+
+`Writer` appends, `recover` puts a journal in order after a kill, `Follower` reads what is there and what
+is added. A journal is a folder of segments (see `records` for their bytes and `sealing` for how finished
+ones are compressed). Two figures say how safe the data is: what is *acknowledged* survives a kill of the
+process, what is *durable* survives a power cut; durable is at most `SYNC_EVERY` behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import msgspec
+from isal.isal_zlib import crc32
+
+from tapelab.market import clock
+from tapelab.store.files import NO_ROOM, flush_data, make_folder, sync_folder, unwritable
+from tapelab.store.frames import NOWHERE, Walked
+from tapelab.store.reading import Follower, Message, Note, messages, records
+from tapelab.store.records import (
+    FILE_HEADER,
+    FINAL,
+    MAX_PAYLOAD,
+    RECORD_HEADER,
+    VERSION,
+    FileHeader,
+    Kind,
+    Record,
+    pack_file_header,
+    pack_header,
+    padding,
+)
+from tapelab.store.recovery import Recovery, last_sequence, recover
+from tapelab.store.sealing import BLOCK, Place, seal
+from tapelab.store.segments import Lock, lock_path, numbers, raw_path
+
+SEGMENT_BYTES = 64 * 2**20
+SEGMENT_NS = 5 * clock.MINUTE
+SYNC_EVERY = 0.5  # seconds; with the flush itself under the promised second
+RESERVE = 64 * 2**10  # bytes kept aside, so that a full disk still has room for the last record
+
+Part = bytes | bytearray | memoryview
+
+_ZEROS = bytes(8)
+
+
+class Writer:
+    """Appends to the journal in `folder`; one writer at a time, held by a lock.
+
+    On a folder with earlier segments (in order: see `recover`) it goes on behind them. `keep`: of the
+    finished segments only so many stay, for a stream that nobody records. Raises `Locked`, `Unwritable`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dataset_id: bytes,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_ns: int = SEGMENT_NS,
+        keep: int | None = None,
+    ) -> None:
+        self.folder = make_folder(folder)
+        self.dataset_id = dataset_id
+        self._segment_bytes, self._segment_ns, self._keep = segment_bytes, segment_ns, keep
+        self._file_lock = Lock(lock_path(folder))
+        self._reserve = folder / "reserve"
+        self._lock = threading.Lock()  # guards what the flushing thread shares
+        self._flushing = threading.Lock()
+        self._retired: list[_Finished] = []
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="tapelab-seal")
+        self._failure: OSError | None = None
+        self._closing = threading.Event()
+        self.acknowledged = self.durable = last_sequence(folder)
+        self.bytes = self.durable_bytes = 0  # written by this writer, and of these behind a flush
+        self._number = max(numbers(folder), default=0)
+        self._fd = -1
+        self._path = raw_path(folder, self._number)
+        self._places: list[Place] = []
+        self._offset = self._begun = 0
+        try:
+            self._reserve.write_bytes(bytes(RESERVE))
+            self._begin_segment()
+        except OSError as error:
+            self._file_lock.close()
+            raise unwritable(folder, error) from error
+        self._flusher = threading.Thread(target=self._flush, name="tapelab-flush", daemon=True)
+        self._flusher.start()
+
+    def append(
+        self,
+        kind: Kind,
+        parts: Sequence[Part],
+        *,
+        connection: int = 0,
+        ts_recv: int,
+        monotonic: int,
+        first_frame: int = NOWHERE,
+        flags: int = 0,
+    ) -> int:
+        """Write one record with a single `writev`; when it returns, the record is acknowledged.
+
+        Returns its sequence. Raises `Unwritable` when it cannot be written; the journal then ends with the
+        record before it and says why.
+        """
+        if self._failure is not None:
+            raise unwritable(self._path, self._failure) from self._failure
+        try:
+            return self._write(kind, parts, connection, ts_recv, monotonic, first_frame, flags)
+        except OSError as error:
+            self._end_on(error, connection, ts_recv, monotonic)
+            raise unwritable(self._path, error) from error
+
+    def note(
+        self,
+        kind: Kind,
+        facts: Mapping[str, object],
+        *,
+        connection: int = 0,
+        ts_recv: int,
+        monotonic: int,
+        flags: int = 0,
+    ) -> int:
+        """Append a record that is not DATA: its facts as a JSON object."""
+        payload = msgspec.json.encode(facts)
+        return self.append(
+            kind, [payload], connection=connection, ts_recv=ts_recv, monotonic=monotonic, flags=flags
+        )
+
+    def chunk(
+        self, data: memoryview, walked: Walked, *, connection: int, ts_recv: int, monotonic: int
+    ) -> int:
+        """Append bytes of the stream as they came; begins a new segment where one is due.
+
+        Segments change between messages only, so the chunk may become two records.
+        """
+        first = walked.first
+        if walked.boundary >= 0 and self.is_due(monotonic):
+            cut = walked.boundary
+            if cut:
+                before = first if first < cut else NOWHERE
+                self.append(
+                    Kind.DATA,
+                    [data[:cut]],
+                    connection=connection,
+                    ts_recv=ts_recv,
+                    monotonic=monotonic,
+                    first_frame=before,
+                )
+                data, first = data[cut:], 0
+            self.rotate()
+            if not len(data):
+                return self.acknowledged
+        return self.append(
+            Kind.DATA,
+            [data],
+            connection=connection,
+            ts_recv=ts_recv,
+            monotonic=monotonic,
+            first_frame=first,
+        )
+
+    def is_due(self, monotonic: int) -> bool:
+        """Whether the segment is big or old enough to be finished."""
+        return self._offset >= self._segment_bytes or monotonic - self._begun >= self._segment_ns
+
+    def rotate(self) -> None:
+        """Finish the segment and begin the next one; the finished one is compressed in the background."""
+        try:
+            self._begin_segment()
+        except OSError as error:
+            self._end_on(error, 0, clock.now(), clock.monotonic())
+            raise unwritable(self._path, error) from error
+
+    def sync(self) -> None:
+        """Wait until all that was appended is durable."""
+        self._flush_once()
+        if self._failure is not None:
+            raise unwritable(self._path, self._failure) from self._failure
+
+    def close(self) -> None:
+        """Make everything durable, compress what is left, and let go of the lock."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._flusher.join()
+        self._flush_once(last=True)
+        self._sealer.shutdown(wait=True)
+        self._reserve.unlink(missing_ok=True)
+        self._file_lock.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin_segment(self) -> None:
+        number, wall, monotonic = self._number + 1, clock.now(), clock.monotonic()
+        path = raw_path(self.folder, number)
+        header = FileHeader(VERSION, number, self.dataset_id, self.acknowledged + 1, wall, monotonic)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            if os.write(fd, pack_file_header(header)) != FILE_HEADER:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.close(fd)
+            path.unlink()
+            raise
+        with self._lock:
+            if self._fd >= 0:
+                self._retired.append(_Finished(self._fd, self._path, tuple(self._places)))
+            self._fd, self._path, self._number = fd, path, number
+            self._offset, self._begun = FILE_HEADER, monotonic
+            self._places = [Place(self.acknowledged + 1, wall, 0)]
+
+    def _write(
+        self,
+        kind: Kind,
+        parts: Sequence[Part],
+        connection: int,
+        ts_recv: int,
+        monotonic: int,
+        first_frame: int,
+        flags: int,
+    ) -> int:
+        length = sum(map(len, parts))
+        if length > MAX_PAYLOAD:
+            raise ValueError(f"a record holds at most {MAX_PAYLOAD} bytes, not {length}")
+        check = 0
+        for part in parts:
+            check = crc32(part, check)
+        sequence = self.acknowledged + 1
+        head = pack_header(kind, flags, connection, length, first_frame, sequence, ts_recv, monotonic, check)
+        pad = padding(length)
+        total = RECORD_HEADER + length + pad
+        written = os.writev(self._fd, [head, *parts, _ZEROS[:pad]])
+        if written < total:
+            _write_rest(self._fd, b"".join((head, *parts, _ZEROS[:pad])), written)
+        if self._offset == FILE_HEADER:
+            self._places = [Place(sequence, ts_recv, 0)]
+        elif self._offset - self._places[-1].offset >= BLOCK:
+            self._places.append(Place(sequence, ts_recv, self._offset))
+        self._offset += total
+        self.acknowledged = sequence
+        self.bytes += total
+        return sequence
+
+    def _end_on(self, error: OSError, connection: int, ts_recv: int, monotonic: int) -> None:
+        self._failure = error
+        cause = "disk_full" if error.errno in NO_ROOM else "unwritable"
+        payload = msgspec.json.encode({"cause": cause, "message": os.strerror(error.errno or 0)})
+        try:
+            os.ftruncate(self._fd, self._offset)
+            self._reserve.unlink(missing_ok=True)
+            self._write(Kind.CLOSED, [payload], connection, ts_recv, monotonic, NOWHERE, FINAL)
+        except OSError:
+            os.ftruncate(self._fd, self._offset)  # not even the reserve helped; what is there stays
+
+    def _flush(self) -> None:
+        while not self._closing.wait(SYNC_EVERY):
+            self._flush_once()
+
+    def _flush_once(self, *, last: bool = False) -> None:
+        with self._flushing:
+            with self._lock:
+                target, size, fd, retired = self.acknowledged, self.bytes, self._fd, self._retired
+                self._retired = []
+                if last:
+                    retired.append(_Finished(fd, self._path, tuple(self._places)))
+            try:
+                for finished in retired:
+                    flush_data(finished.fd)
+                if retired:
+                    sync_folder(self.folder)
+                if not last and target > self.durable:
+                    flush_data(fd)
+                self.durable, self.durable_bytes = target, size
+            except OSError as error:
+                self._failure = self._failure or error
+            for finished in retired:
+                os.close(finished.fd)
+                self._sealer.submit(self._finish, finished.path, finished.places)
+
+    def _finish(self, path: Path, places: tuple[Place, ...]) -> None:
+        if self._keep is not None:
+            for number in numbers(self.folder)[: -self._keep - 1]:
+                raw_path(self.folder, number).unlink(missing_ok=True)
+            return
+        try:
+            seal(path, places)
+        except OSError:
+            # The raw segment counts until it is sealed; no room to compress it loses nothing.
+            path.with_name(path.name + ".part").unlink(missing_ok=True)
+
+
+class _Finished(NamedTuple):
+    fd: int
+    path: Path
+    places: tuple[Place, ...]
+
+
+def _write_rest(fd: int, content: bytes, written: int) -> None:
+    rest = memoryview(content)[written:]
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+__all__ = [
+    "FINAL",
+    "Follower",
+    "Kind",
+    "Message",
+    "Note",
+    "Record",
+    "Recovery",
+    "Writer",
+    "last_sequence",
+    "messages",
+    "records",
+    "recover",
+]

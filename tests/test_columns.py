@@ -1,0 +1,103 @@
+"""A journal decodes into the same columns whether it is read at once, as it grows, or in two goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams import message, quote, status, trade
+from tapelab.store.columns import Decoder, Position
+from tapelab.store.journal import Kind, Note
+from test_journal import Receiver, chunks_of, frames
+
+events = st.lists(
+    st.lists(st.tuples(st.sampled_from([quote, trade]), st.integers(0, 500)), min_size=1, max_size=5),
+    max_size=12,
+)
+cuts = st.lists(st.integers(0, 3000), max_size=20)
+
+
+def take_all(decoder: Decoder) -> dict[str, pa.Table]:
+    while decoder.advance():
+        pass
+    return decoder.take()
+
+
+def joined(first: dict[str, pa.Table], second: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    return {kind: pa.concat_tables([first[kind], second[kind]]) for kind in first}
+
+
+@settings(max_examples=60, deadline=None)
+@given(events, cuts, st.integers(0, 20))
+def test_columns_are_the_same_however_the_journal_is_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    told: list[list[tuple[object, int]]],
+    at: list[int],
+    stop: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    wire = frames(*(message(*(make(n) for make, n in some)) for some in told))  # type: ignore[operator]
+    receiver = Receiver(folder, segment_bytes=4000)
+    receiver.open()
+    growing, early = Decoder(folder), Decoder(folder)
+    for n, chunk in enumerate(chunks_of(wire, at)):
+        receiver.receive(chunk)
+        growing.advance()
+        if n < stop:
+            early.advance()
+    receiver.close()
+    whole = take_all(Decoder(folder))
+    assert take_all(growing) == whole
+    late = Decoder(folder, early.position)
+    assert joined(early.take(), take_all(late)) == whole
+    assert early.frames + late.frames == len(told)
+    flat = [(make, n) for some in told for make, n in some]
+    for kind, make in (("quotes", quote), ("trades", trade)):
+        assert whole[kind].column("sequence").to_pylist() == [n for m, n in flat if m is make]
+    arrivals = sorted(
+        whole["quotes"].column("arrival").to_pylist() + whole["trades"].column("arrival").to_pylist()
+    )
+    assert len(set(arrivals)) == len(flat)
+
+
+def test_what_has_no_columns_is_counted_and_stays_in_the_journal(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    receiver.receive(
+        frames(
+            message(status("connected", "hello")),
+            message(quote(1), {"ev": "LULD", "T": "AAPL"}, {"ev": "Q", "sym": 5}),
+            b"not json",
+            message(trade(2)),
+        )
+    )
+    receiver.receive(frames(message(trade(3)))[:-1])
+    receiver.close()
+    decoder = Decoder(tmp_path)
+    found = take_all(decoder)
+    assert (len(found["quotes"]), len(found["trades"])) == (1, 1)
+    assert (decoder.frames, decoder.unknown, decoder.malformed, decoder.dropped) == (4, 1, 2, 1)
+    assert decoder.final
+
+
+def test_notes_that_were_read_before_are_not_told_again(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    receiver.receive(frames(message(quote(1)))[:10])
+    receiver.note(Kind.CLOCK, ahead=0)
+    first = Decoder(tmp_path)
+    seen = [item for item in first.advance() if isinstance(item, Note)]
+    receiver.receive(frames(message(quote(1)))[10:])
+    receiver.close()
+    again = Decoder(tmp_path, first.position)
+    later = []
+    while more := again.advance():
+        later += [item for item in more if isinstance(item, Note)]
+    assert [note.kind for note in seen] == [Kind.OPEN, Kind.CLOCK]
+    assert [note.kind for note in later] == [Kind.CLOSED]
+    assert len(again.take()["quotes"]) == 1
+    assert first.position != Position()

@@ -1,0 +1,438 @@
+"""What is appended to a journal is read back as it was, however it is cut, killed or damaged."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from tapelab.errors import Damaged, Locked, StoreError, Unwritable
+from tapelab.market import clock
+from tapelab.store import journal, records
+from tapelab.store.frames import FrameWalk
+from tapelab.store.journal import Follower, Kind, Message, Note, Writer
+from tapelab.store.sealing import open_sealed, seal, sealed_name
+from tapelab.store.segments import is_held, lock_path, numbers, raw_path
+
+ID = bytes(range(16))
+T0 = 1_700_000_000 * clock.SECOND
+
+
+def frames(*payloads: bytes) -> bytes:
+    return b"".join(Frame(Opcode.TEXT, payload).serialize(mask=False) for payload in payloads)
+
+
+class Receiver:
+    """What the receiver does with its socket, without the socket."""
+
+    def __init__(self, folder: Path, **options: int) -> None:
+        self.writer = Writer(folder, ID, **options)
+        self.walk = FrameWalk()
+        self.connection = 0
+        self.now = 0
+
+    def open(self) -> None:
+        self.connection += 1
+        self.walk = FrameWalk()
+        self.note(Kind.OPEN, url="ws://example")
+
+    def note(self, kind: Kind, flags: int = 0, **facts: object) -> None:
+        self.now += 1
+        times = {"ts_recv": T0 + self.now, "monotonic": self.now}
+        self.writer.note(kind, facts, connection=self.connection, flags=flags, **times)
+
+    def receive(self, chunk: bytes) -> None:
+        self.now += 1
+        walked = self.walk.feed(chunk)
+        self.writer.chunk(
+            memoryview(chunk), walked, connection=self.connection, ts_recv=T0 + self.now, monotonic=self.now
+        )
+
+    def close(self, cause: str = "stopped", flags: int = records.FINAL) -> None:
+        self.note(Kind.CLOSED, flags, cause=cause)
+        self.writer.close()
+
+
+def read(folder: Path, after: int = -1) -> tuple[list[Message], list[Note]]:
+    follower = Follower(folder, after=after)
+    items = []
+    while batch := follower.read():
+        items += batch
+    return [i for i in items if isinstance(i, Message)], [i for i in items if isinstance(i, Note)]
+
+
+def payloads(folder: Path) -> list[bytes]:
+    return [message.payload for message in journal.messages(folder)]
+
+
+def chunks_of(wire: bytes, cuts: list[int]) -> list[bytes]:
+    edges = sorted({0, len(wire), *(cut for cut in cuts if cut < len(wire))})
+    return [wire[a:b] for a, b in itertools.pairwise(edges)]
+
+
+texts = st.lists(
+    st.one_of(st.binary(max_size=50), st.integers(0, 70_000).map(lambda n: b"\x81" * n)), max_size=8
+)
+cuts = st.lists(st.integers(0, 2000), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(texts, cuts), min_size=1, max_size=3), st.sampled_from([200, 5000, 2**26]))
+def test_what_was_appended_is_read_back_whatever_the_chunks_and_segments(
+    tmp_path_factory: pytest.TempPathFactory,
+    connections: list[tuple[list[bytes], list[int]]],
+    segment_bytes: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    receiver = Receiver(folder, segment_bytes=segment_bytes)
+    growing, live = Follower(folder), []
+    for sent, at in connections:
+        receiver.open()
+        for chunk in chunks_of(frames(*sent), at):
+            receiver.receive(chunk)
+            live += growing.read()
+    receiver.close()
+    while batch := growing.read():
+        live += batch
+    found, notes = read(folder)
+    sent_all = [payload for sent, _ in connections for payload in sent]
+    assert [m.payload for m in found] == sent_all
+    assert live == sorted([*found, *notes], key=live.index)
+    assert [note.kind for note in notes] == [Kind.OPEN] * len(connections) + [Kind.CLOSED]
+    assert growing.final
+    assert growing.dropped == 0
+    received = [message.ts_recv for message in found]
+    assert received == sorted(received)
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts, cuts)
+def test_arrival_numbers_rise_and_leave_room_for_every_event(
+    tmp_path_factory: pytest.TempPathFactory, sent: list[bytes], at: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    receiver = Receiver(folder)
+    receiver.open()
+    for chunk in chunks_of(frames(*sent), at):
+        receiver.receive(chunk)
+    receiver.close()
+    ends = -1
+    for message in journal.messages(folder):
+        assert message.arrival > ends
+        # an event is at least two bytes of JSON, so a message has fewer events than bytes
+        ends = message.arrival + max(len(message.payload) // 2 - 1, 0)
+        assert message.arrival >> 25 == ends >> 25 == message.position
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts, cuts, st.integers(0, 40))
+def test_a_follower_that_begins_again_at_its_resume_point_misses_nothing(
+    tmp_path_factory: pytest.TempPathFactory, sent: list[bytes], at: list[int], stop: int
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    receiver = Receiver(folder, segment_bytes=3000)
+    first, before = Follower(folder), []
+    receiver.open()
+    for n, chunk in enumerate(chunks_of(frames(*sent), at)):
+        receiver.receive(chunk)
+        if n < stop:
+            before += first.read()
+    receiver.close()
+    behind, _ = read(folder, after=first.resume)
+    known = [item for item in before if isinstance(item, Message)]
+    last = known[-1].arrival if known else -1
+    assert [m.payload for m in [*known, *(m for m in behind if m.arrival > last)]] == sent
+
+
+def write(folder: Path, count: int = 6) -> list[bytes]:
+    """A journal whose writer was killed: raw, without an end; returns the messages in it."""
+    receiver = Receiver(folder)
+    receiver.open()
+    sent = [b"message %d " % n * (n + 1) for n in range(count)]
+    for payload in sent:
+        receiver.receive(frames(payload))
+    copy = raw_path(folder, 1).read_bytes()
+    receiver.writer.close()
+    sealed_name(raw_path(folder, 1)).unlink()
+    raw_path(folder, 1).write_bytes(copy)
+    return sent
+
+
+def test_a_tail_torn_at_any_byte_keeps_every_record_before_it(tmp_path: Path) -> None:
+    sent = write(tmp_path / "whole", 4)
+    whole = raw_path(tmp_path / "whole", 1).read_bytes()
+    starts, at = [], records.FILE_HEADER
+    while at < len(whole):
+        starts.append(at)
+        at = records.scan(whole, at, None, limit=1).at
+    for cut in range(starts[-3], len(whole)):
+        folder = tmp_path / f"cut{cut}"
+        folder.mkdir()
+        raw_path(folder, 1).write_bytes(whole[:cut])
+        ends = [s + 48 + len(frames(p)) for s, p in zip(starts[1:], sent, strict=True)]
+        kept = sum(end <= cut for end in ends)
+        recovery = journal.recover(folder)
+        assert recovery.last is not None
+        assert recovery.last.sequence == kept
+        assert payloads(folder) == sent[:kept]
+        _, notes = read(folder)
+        assert notes[-1].kind is Kind.CLOSED
+        assert notes[-1].facts["cause"] == "killed"
+        again = journal.recover(folder)
+        assert again.cut_bytes == 0
+        assert payloads(folder) == sent[:kept]
+
+
+def test_a_journal_that_was_recovered_can_be_gone_on_with(tmp_path: Path) -> None:
+    sent = write(tmp_path)
+    journal.recover(tmp_path)
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    receiver.receive(frames(b"later"))
+    receiver.close()
+    assert payloads(tmp_path) == [*sent, b"later"]
+    sequences = [record.sequence for record in journal.records(tmp_path)]
+    assert sequences == list(range(len(sequences)))
+
+
+def test_a_segment_killed_before_its_header_was_whole_is_removed(tmp_path: Path) -> None:
+    sent = write(tmp_path)
+    whole = raw_path(tmp_path, 1).read_bytes()
+    raw_path(tmp_path, 2).write_bytes(whole[:30])
+    recovery = journal.recover(tmp_path)
+    assert recovery.cut_bytes == 30
+    assert payloads(tmp_path) == sent
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_damage_in_the_middle_costs_one_record_and_is_noted_as_a_gap(tmp_path: Path, number: int) -> None:
+    sent = write(tmp_path)
+    raw = raw_path(tmp_path, 1)
+    content = bytearray(raw.read_bytes())
+    content[content.index(sent[number]) + 3] ^= 0xFF
+    raw.write_bytes(content)
+    live, notes = read(tmp_path)
+    recovery = journal.recover(tmp_path)
+    assert recovery.damaged == 1
+    found, sealed_notes = read(tmp_path)
+    rest = [payload for n, payload in enumerate(sent) if n != number]
+    assert [m.payload for m in live] == [m.payload for m in found] == rest
+    gaps = {tuple(n.facts.values()) for n in [*notes, *sealed_notes] if n.kind is Kind.GAP}
+    assert gaps == {(T0 + number + 1, T0 + number + 3, "corrupt")}
+
+
+def test_a_stream_goes_on_at_the_first_whole_message_behind_damage(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    wire = frames(b"a" * 100, b"b" * 100, b"c" * 100, b"d" * 100)
+    for at in range(0, len(wire), 60):
+        receiver.receive(wire[at : at + 60])
+    content = bytearray(raw_path(tmp_path, 1).read_bytes())
+    receiver.writer.close()
+    sealed_name(raw_path(tmp_path, 1)).unlink()
+    content[content.index(b"b" * 20)] ^= 1
+    raw_path(tmp_path, 1).write_bytes(content)
+    assert [payload[:1] for payload in payloads(tmp_path)] == [b"a", b"c", b"d"]
+
+
+def test_messages_cut_off_by_the_end_of_a_connection_are_dropped_and_counted(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    receiver.receive(frames(b"whole") + frames(b"half of this")[:-3])
+    receiver.note(Kind.CLOSED, cause="cut")
+    receiver.open()
+    receiver.receive(frames(b"again"))
+    receiver.close()
+    follower = Follower(tmp_path)
+    found = [item.payload for item in follower.read() if isinstance(item, Message)]
+    assert found == [b"whole", b"again"]
+    assert follower.dropped == 1
+
+
+def test_finished_segments_are_sealed_and_still_plain_zstd(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path, segment_bytes=100_000)
+    receiver.open()
+    sent = [os.urandom(300).hex().encode() for _ in range(2000)]
+    for at in range(0, len(sent), 20):
+        receiver.receive(frames(*sent[at : at + 20]))
+    receiver.close()
+    assert len(numbers(tmp_path)) > 5
+    assert not list(tmp_path.glob("*.tlj"))
+    assert payloads(tmp_path) == sent
+    first = sealed_name(raw_path(tmp_path, 1))
+    with zstandard.open(first, "rb") as file:
+        plain = file.read()
+    assert records.parse_file_header(plain) is not None
+    last = list(journal.records(tmp_path))[-1]
+    assert [r.sequence for r in journal.records(tmp_path, after=last.sequence - 3)] == [
+        last.sequence - 2,
+        last.sequence - 1,
+        last.sequence,
+    ]
+
+
+def test_sealing_cuts_long_segments_into_blocks_that_can_be_reached_one_by_one(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    chunk = frames(*(os.urandom(1000) for _ in range(500)))
+    for _ in range(10):
+        receiver.receive(chunk)
+    receiver.close()
+    sealed = open_sealed(sealed_name(raw_path(tmp_path, 1)))
+    assert sealed is not None
+    assert len(sealed.places) == 4
+    raw = raw_path(tmp_path, 1)
+    raw.write_bytes(b"".join(sealed.block(n) for n in range(4)))
+    index = sealed.places
+    sealed.path.unlink()
+    seal(raw)
+    again = open_sealed(sealed.path)
+    assert again is not None
+    # found by walking the segment instead of remembered while writing: other places, same content
+    assert {place.sequence for place in again.places} <= {r.sequence for r in journal.records(tmp_path)}
+    assert again.size == sealed.size
+    assert len(index) == len(again.places)
+
+
+def test_a_sealed_segment_counts_only_with_a_valid_index(tmp_path: Path) -> None:
+    sent = write(tmp_path)
+    raw = raw_path(tmp_path, 1)
+    whole = raw.read_bytes()
+    sealed = seal(raw)
+    good = sealed.read_bytes()
+    for damaged in (good[:-1], good[:-30], good[:-30] + b"x" + good[-29:], b""):
+        raw.write_bytes(whole)
+        sealed.write_bytes(damaged)
+        assert payloads(tmp_path) == sent
+    raw.write_bytes(whole[: len(whole) // 2])
+    sealed.write_bytes(good)
+    assert payloads(tmp_path) == sent
+    journal.recover(tmp_path)
+    assert payloads(tmp_path) == sent
+
+
+def test_a_damaged_block_of_a_sealed_segment_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = seal(raw_path(tmp_path, 1))
+    content = bytearray(path.read_bytes())
+    content[20] ^= 0xFF
+    path.write_bytes(content)
+    sealed = open_sealed(path)
+    assert sealed is not None
+    with pytest.raises(Damaged, match=r"000001\.tlj\.zst"):
+        sealed.block(0)
+    assert payloads(tmp_path) == []
+
+
+def test_two_writers_cannot_hold_one_journal(tmp_path: Path) -> None:
+    with Writer(tmp_path, ID):
+        assert is_held(lock_path(tmp_path))
+        with pytest.raises(Locked):
+            Writer(tmp_path, ID)
+        with pytest.raises(Locked):
+            journal.recover(tmp_path)
+    assert not is_held(lock_path(tmp_path))
+
+
+def test_a_newer_journal_is_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path)
+    raw = raw_path(tmp_path, 1)
+    content = raw.read_bytes()
+    newer = records.FileHeader(records.VERSION + 1, 1, ID, 0, T0, 0)
+    raw.write_bytes(records.pack_file_header(newer) + content[64:])
+    with pytest.raises(StoreError, match="newer tapelab"):
+        payloads(tmp_path)
+
+
+def test_durable_follows_acknowledged(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    receiver.receive(frames(b"x"))
+    assert receiver.writer.acknowledged == 1
+    assert receiver.writer.durable <= 1
+    receiver.writer.sync()
+    assert receiver.writer.durable == 1
+    receiver.close()
+
+
+def test_a_full_disk_ends_the_journal_with_its_cause_and_loses_nothing(tmp_path: Path) -> None:
+    """A process whose files may not grow beyond 200 kB stands for the full disk: same road, no root."""
+    script = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_journal import Receiver, frames
+from tapelab.errors import Unwritable
+receiver = Receiver(Path({str(tmp_path)!r}))
+receiver.open()
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 400_000))
+n = 0
+try:
+    while True:
+        receiver.receive(frames(b"%06d" % n * 1000))
+        n += 1
+except Unwritable as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+    receiver.writer.close()
+    print(n, error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    count, message = done.stdout.split(" ", 1)
+    assert "no room left" in message
+    assert int(count) > 20
+    assert [int(p[:6]) for p in payloads(tmp_path)] == list(range(int(count)))
+
+
+def test_the_last_record_on_a_full_disk_uses_the_reserve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    receiver.receive(frames(b"kept"))
+    real = os.writev
+
+    def full(fd: int, buffers: list[bytes]) -> int:
+        if (tmp_path / "reserve").exists():
+            raise OSError(28, "No space left on device")
+        return real(fd, buffers)
+
+    monkeypatch.setattr(os, "writev", full)
+    with pytest.raises(Unwritable, match="no room left"):
+        receiver.receive(frames(b"lost"))
+    with pytest.raises(Unwritable):
+        receiver.receive(frames(b"lost too"))
+    receiver.writer.close()
+    found, notes = read(tmp_path)
+    assert [m.payload for m in found] == [b"kept"]
+    assert notes[-1].facts["cause"] == "disk_full"
+    assert notes[-1].final
+
+
+def test_a_stream_that_nobody_records_keeps_only_its_newest_segments(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path, segment_bytes=1000, keep=2)
+    receiver.open()
+    for n in range(60):
+        receiver.receive(frames(b"%03d" % n * 30))
+        receiver.writer.sync()
+    receiver.close()
+    assert len(numbers(tmp_path)) <= 4
+    assert payloads(tmp_path)[-1][:3] == b"059"
+
+
+def test_an_unknown_kind_of_record_is_passed_over(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    receiver.receive(frames(b"one"))
+    receiver.writer.append(99, [b"from the future"], ts_recv=T0 + 9, monotonic=9)  # type: ignore[arg-type]
+    receiver.receive(frames(b"two"))
+    receiver.close()
+    assert payloads(tmp_path) == [b"one", b"two"]
