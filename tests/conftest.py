@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A shared machine is slow at times; speed is measured by `make bench`, never by a test.
+hypothesis.settings.register_profile("tapelab", deadline=None)
+hypothesis.settings.load_profile("tapelab")
 
 SHARED = Path(os.environ.get("TAPELAB_SHARED") or Path(__file__).parents[1].parent / "shared")
 

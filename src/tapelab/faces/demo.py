@@ -50,6 +50,7 @@ def _fetch_both_ways(exchange: Exchange, symbols: list[str], say: Any) -> dict[s
     days = exchange.tape.days(MINUTES)
     first, last = days[0], days[-1]
     adjust: Adjustment = "none" if exchange.tape.splits() is None else "splits"
+    say("plan", tl.plan_fetch(symbols, first, last, "1m", adjust=adjust).reason)
     with TemporaryDirectory() as elsewhere, exchange.use(home=Path(elsewhere)):
         by_rest = tl.fetch_data(symbols, first, last, "1m", "rest", adjust=adjust)
     by_file = tl.fetch_data(symbols, first, last, "1m", "flat_file", adjust=adjust)
@@ -58,8 +59,6 @@ def _fetch_both_ways(exchange: Exchange, symbols: list[str], say: Any) -> dict[s
         raise TapelabError(
             "REST and flat files gave different bars.", remedy="This is a bug in tapelab; please report it."
         )
-    plan = tl.plan_fetch(symbols, first, last, "5m", adjust=adjust)
-    say("plan", plan.reason)
     say(
         "history",
         f"{len(by_rest):,} minute bars of {len(symbols)} symbols, {first} to {last}: REST ≡ flat files",
