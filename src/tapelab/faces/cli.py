@@ -86,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--speed", type=float, default=1.0, help="1 real time, N times, 0 unpaced")
     serve.add_argument("--day", help="the day that is streamed; the latest that has ticks")
     serve.add_argument("--wait-for", type=int, default=1, metavar="N", help="clients that start the clock")
+    serve.add_argument(
+        "--plan", help="what the vendor's plan of that name allows: basic starter developer advanced"
+    )
     serve.add_argument("--host", default="127.0.0.1")
     for protocol in ("rest", "ws", "s3"):
         serve.add_argument(f"--{protocol}-port", type=int, default=0, metavar="N", help="0 picks a free one")

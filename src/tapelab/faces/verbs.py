@@ -190,6 +190,7 @@ def serve(chosen: Namespace) -> None:
         speed=chosen.speed,
         seed=chosen.seed,
         wait_for=chosen.wait_for,
+        plan=chosen.plan,
         host=chosen.host,
         rest_port=chosen.rest_port,
         ws_port=chosen.ws_port,

@@ -1,0 +1,5 @@
+"""The stand-in for Massive: a tape spoken back over REST, WebSocket and S3."""
+
+from tapelab.exchange.server import Exchange, serve
+
+__all__ = ["Exchange", "serve"]

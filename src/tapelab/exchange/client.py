@@ -1,0 +1,110 @@
+"""One connection of the stream: what it is subscribed to, and what waits to be sent to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+from tapelab.exchange.script import Mask
+from tapelab.massive import wire
+
+MAX_FRAME = 1_000_000  # bytes; Go's client reads no more
+MAX_EVENTS = 1_000  # in one frame
+STUCK_AFTER = 30.0  # seconds in which a client has to take something
+LAST_WORDS = 1.0  # seconds to get a final status out
+CLOSE_WITHIN = 1.0  # seconds for the closing handshake
+
+
+class Client:
+    """A connection with its queue. `topics` (of the script) is None while it has to be worked out anew."""
+
+    def __init__(self, connection: ServerConnection) -> None:
+        self.connection = connection
+        self.authenticated = False
+        self.wanted: set[str] = set()
+        self.topics: Mask | None = None
+        self.backlog = 0  # bytes that wait
+        self._sent = 0
+        self._moved = asyncio.Event()
+        self._frames: deque[bytes] = deque()
+        self._waiting = asyncio.Event()
+
+    def say(self, frames: Iterable[bytes]) -> None:
+        """Send these, after what waits already."""
+        for frame in frames:
+            self._frames.append(frame)
+            self.backlog += len(frame)
+        self._waiting.set()
+
+    def status(self, *statuses: tuple[str, str]) -> None:
+        """Send status events (`status`, `message`) as one message."""
+        self.say(framed([wire.status_event(*status) for status in statuses]))
+
+    def mute(self) -> None:
+        """Drop what waits, and let nothing more come but last words."""
+        self.authenticated = False
+        self.wanted.clear()
+        self.topics = None
+        self._frames.clear()
+        self.backlog = 0
+        self._moved.set()
+
+    async def write(self) -> None:
+        """Send what waits, in order, until the connection ends."""
+        with suppress(ConnectionClosed):
+            while True:
+                while self._frames:
+                    frame = self._frames.popleft()
+                    await self.connection.send(frame, text=True)
+                    self.backlog = max(0, self.backlog - len(frame))
+                    self._sent += 1
+                    self._moved.set()
+                self._waiting.clear()
+                await self._waiting.wait()
+
+    async def below(self, limit: int, patience: float = STUCK_AFTER) -> bool:
+        """Wait until no more than `limit` bytes wait; False if the client takes nothing for `patience` s."""
+        while self.backlog > limit:
+            before = self._sent
+            self._moved.clear()
+            try:
+                async with asyncio.timeout(patience):
+                    await self._moved.wait()
+            except TimeoutError:
+                if self._sent == before:
+                    return False
+        return True
+
+    async def end(self, code: int, reason: str) -> None:
+        """Let what waits go out, then close; a client that does not take it is cut."""
+        await self.below(0, LAST_WORDS)
+        try:
+            async with asyncio.timeout(2 * CLOSE_WITHIN):
+                await self.connection.close(code, reason)
+        except TimeoutError:
+            self.cut()
+
+    def cut(self) -> None:
+        """End the TCP connection without a close frame."""
+        self.connection.transport.abort()
+
+
+def framed(events: Sequence[bytes]) -> Iterator[bytes]:
+    """Events as messages that every client can read."""
+    for first in range(0, len(events), MAX_EVENTS):
+        yield from _bounded(events[first : first + MAX_EVENTS])
+
+
+def _bounded(events: Sequence[bytes]) -> Iterator[bytes]:
+    frame = wire.frame(events)
+    if len(frame) < MAX_FRAME or len(events) == 1:
+        yield frame
+        return
+    half = len(events) // 2
+    yield from _bounded(events[:half])
+    yield from _bounded(events[half:])

@@ -1,0 +1,708 @@
+"""The exchange's live stream, judged by the vendor's own client and by every frame."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import websockets
+from massive import WebSocketClient
+from massive.exceptions import AuthError
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
+
+from tapelab.exchange import Exchange, serve, stream
+from tapelab.exchange.script import Script
+from tapelab.exchange.tape import FlatFileTape, Tape
+from test_exchange_tape import DAY, MINUTE, OPEN, folder_of
+
+WITHIN = 60.0  # seconds for anything
+Event = dict[str, Any]
+
+CONNECTED = [{"ev": "status", "status": "connected", "message": "Connected Successfully"}]
+AUTHENTICATED = [{"ev": "status", "status": "auth_success", "message": "authenticated"}]
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    async def bounded() -> Any:
+        async with asyncio.timeout(WITHIN):
+            return await work
+
+    return asyncio.run(bounded())
+
+
+@asynccontextmanager
+async def connected(
+    exchange: Exchange, *topics: str, key: str | None = None
+) -> AsyncIterator[ClientConnection]:
+    """A client that has logged in and, if there are topics, is subscribed."""
+    async with websockets.connect(f"{exchange.ws_url}/stocks", max_size=1_000_000, close_timeout=1) as ws:
+        assert await said(ws) == CONNECTED
+        await ask(ws, "auth", exchange.api_key if key is None else key)
+        if key is None:
+            assert await said(ws) == AUTHENTICATED
+        if topics:
+            await ask(ws, "subscribe", ",".join(topics))
+            assert [event["message"] for event in await said(ws)] == [f"subscribed to: {t}" for t in topics]
+        yield ws
+
+
+@asynccontextmanager
+async def narrow(exchange: Exchange, *topics: str) -> AsyncIterator[ClientConnection]:
+    """A subscribed client whose side of the connection holds next to nothing."""
+    address = exchange.ws_url.removeprefix("ws://").split(":")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((address[0], int(address[1])))
+        sock.setblocking(False)
+        url = f"{exchange.ws_url}/stocks"
+        async with websockets.connect(url, sock=sock, max_queue=1, close_timeout=1) as ws:
+            await said(ws)
+            await ask(ws, "auth", exchange.api_key)
+            await said(ws)
+            await ask(ws, "subscribe", ",".join(topics))
+            await said(ws)
+            yield ws
+
+
+async def ask(ws: ClientConnection, action: str, params: str) -> None:
+    await ws.send(json.dumps({"action": action, "params": params}))
+
+
+async def said(ws: ClientConnection) -> list[Event]:
+    frame = await ws.recv()
+    assert isinstance(frame, str)
+    events = json.loads(frame)
+    assert isinstance(events, list)
+    assert len(frame.encode()) < 1_000_000
+    return events
+
+
+async def heard(ws: ClientConnection, count: int) -> list[Event]:
+    events: list[Event] = []
+    while len(events) < count:
+        events += await said(ws)
+    return events
+
+
+async def everything(ws: ClientConnection) -> list[Event]:
+    """All that comes until the connection ends."""
+    events: list[Event] = []
+    try:
+        while True:
+            events += await said(ws)
+    except ConnectionClosed:
+        return events
+
+
+def script_of(
+    tape: Tape, day: date, *wanted: str, start: int | None = None, until: int | None = None
+) -> list[Event]:
+    script = Script(tape, day, start, until)
+    topics = script.topics(set(wanted))
+    events: list[Event] = []
+    place = 0
+    while place < len(script):
+        chunk = script.chunk(place, topics)
+        events += [json.loads(payload) for payload in chunk.payloads]
+        place = chunk.stop
+    return events
+
+
+def said_on(exchange: Exchange, *wanted: str, minutes: float = 600) -> list[Event]:
+    """What the exchange has to say from where its clock stands."""
+    start = exchange.position
+    return script_of(exchange.tape, exchange.day, *wanted, start=start, until=start + round(minutes * MINUTE))
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Path:
+    return folder_of(tmp_path)
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., Exchange]]:
+    """`serve`, with everything closed at the end."""
+    running: list[Exchange] = []
+
+    def start(**options: Any) -> Exchange:
+        running.append(serve(**{"speed": 0, **options}))
+        return running[-1]
+
+    yield start
+    for exchange in running:
+        exchange.close()
+
+
+Start = Callable[..., Exchange]
+
+
+@pytest.fixture
+def tight(started: Start, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """The same with next to no room for what a client has not read, neither here nor in the system."""
+    monkeypatch.setattr(stream, "MAX_BACKLOG", 400_000)
+    monkeypatch.setattr(stream, "HIGH_WATER", 100_000)
+    monkeypatch.setattr(stream, "WRITE_BUFFER", 10_000)
+
+    def start(**options: Any) -> Exchange:
+        exchange = started(**options)
+        _, live, _ = exchange._sockets
+        live.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+        return exchange
+
+    return start
+
+
+async def vendors_client(exchange: Exchange, topics: list[str], count: int) -> list[Any]:
+    """What the vendor's own client hands over, until it has `count` messages."""
+    feed = exchange.ws_url.removeprefix("ws://")
+    client = WebSocketClient(exchange.api_key, feed=feed, market="stocks", secure=False, subscriptions=topics)
+    found: list[Any] = []
+    enough = asyncio.Event()
+
+    async def handle(messages: list[Any]) -> None:
+        found.extend(messages)
+        if len(found) >= count:
+            enough.set()
+
+    listening = asyncio.create_task(client.connect(handle))
+    waiting = asyncio.create_task(enough.wait())
+    await asyncio.wait([listening, waiting], return_when=asyncio.FIRST_COMPLETED)
+    await client.close()
+    waiting.cancel()
+    await listening
+    return found
+
+
+def as_vendor_has_it(tape: Tape, day: date, start: int, until: int) -> list[tuple[object, ...]]:
+    """Trades and quotes between two instants, straight from the tape's tables, in order of arrival."""
+    ticks = tape.ticks(day)
+    rows: list[tuple[int, tuple[object, ...]]] = []
+    for row in within(ticks.trades, start, until):
+        codes = row["conditions"]
+        of_trade = (
+            row["price"],
+            row["size"],
+            row["exchange"],
+            row["id"],
+            codes,
+            row["sequence"],
+            row["tape"],
+        )
+        rows.append((row["arrival"], ("T", row["symbol"], row["ts_event"] // 10**6, *of_trade)))
+    for row in within(ticks.quotes, start, until):
+        bid, ask = (row["bid"] or 0, row["bid_size"]), (row["ask"] or 0, row["ask_size"])
+        code = (row["conditions"] or [None])[0]
+        of_quote = (*bid, row["bid_exchange"], *ask, row["ask_exchange"], code, row["sequence"])
+        rows.append((row["arrival"], ("Q", row["symbol"], row["ts_event"] // 10**6, *of_quote)))
+    return [row for _, row in sorted(rows)]
+
+
+def within(table: pa.Table, start: int, until: int) -> list[dict[str, Any]]:
+    stamps = table.column("ts_event").to_numpy()
+    rows: list[dict[str, Any]] = table.filter(pa.array((stamps >= start) & (stamps < until))).to_pylist()
+    return rows
+
+
+def from_vendors_client(m: Any) -> tuple[object, ...]:
+    if m.event_type == "T":
+        of_trade = (m.price, m.size, m.exchange, m.id, m.conditions, m.sequence_number, m.tape)
+        return ("T", m.symbol, m.timestamp, *of_trade)
+    bid = (m.bid_price, m.bid_size, m.bid_exchange_id)
+    ask = (m.ask_price, m.ask_size, m.ask_exchange_id)
+    return ("Q", m.symbol, m.timestamp, *bid, *ask, m.condition, m.sequence_number)
+
+
+@pytest.mark.judge
+def test_the_vendors_client_streams_a_simulated_minute_unchanged(started: Start) -> None:
+    exchange = started(simulate=True, start="09:30", until="09:31")
+    start = exchange.position
+    expected = as_vendor_has_it(exchange.tape, exchange.day, start, start + MINUTE)
+    bars = exchange.tape.all_bars("1m", exchange.day).to_pylist()
+    bars = [bar for bar in bars if bar["timestamp"] == start]
+    found = run(vendors_client(exchange, ["T.*", "Q.*", "AM.*"], len(expected) + len(bars)))
+    assert [from_vendors_client(m) for m in found if m.event_type != "AM"] == expected
+    assert len(expected) > 500
+    minutes = {m.symbol: m for m in found if m.event_type == "AM"}
+    assert found[-len(bars) :] == list(minutes.values())
+    for bar in bars:
+        m = minutes[bar["symbol"]]
+        assert (m.open, m.high, m.low, m.close) == (bar["open"], bar["high"], bar["low"], bar["close"])
+        assert (m.volume, m.vwap) == (bar["volume"], bar["vwap"])
+        assert (m.start_timestamp, m.end_timestamp) == (start // 10**6, start // 10**6 + 60_000)
+
+
+@pytest.mark.judge
+def test_the_vendors_client_streams_a_real_minute_unchanged(started: Start, real_day: Path) -> None:
+    exchange = started(flat_files=real_day, start="10:00", until="10:01")
+    start = exchange.position
+    expected = as_vendor_has_it(exchange.tape, exchange.day, start, start + MINUTE)
+    found = run(vendors_client(exchange, ["T.*", "Q.*"], len(expected)))
+    assert [from_vendors_client(m) for m in found] == expected
+    assert len(expected) > 3000
+
+
+@pytest.mark.judge
+def test_the_vendors_client_is_told_that_its_key_is_wrong(started: Start) -> None:
+    exchange = started(simulate=True)
+    feed = exchange.ws_url.removeprefix("ws://")
+    client = WebSocketClient("wrong", feed=feed, market="stocks", secure=False, subscriptions=["T.*"])
+
+    async def nothing(messages: list[Any]) -> None:
+        raise AssertionError(messages)
+
+    with pytest.raises(AuthError, match="authentication failed"):
+        run(client.connect(nothing))
+
+
+@pytest.mark.judge
+def test_the_handshake_is_the_vendors_frame_by_frame(started: Start, shared: Path) -> None:
+    lines = (shared / "payloads/ws/handshake.jsonl").read_text().splitlines()
+    frames = [json.loads(line) for line in lines]
+    exchange = started(simulate=True)
+
+    async def talk() -> None:
+        async with websockets.connect(f"{exchange.ws_url}/stocks") as ws:
+            for step in frames[:7]:
+                if step["dir"] == "client":
+                    text = json.dumps(step["frame"]).replace("<API KEY>", exchange.api_key)
+                    await ws.send(text.replace("AAPL", "NONE"))
+                else:
+                    assert json.dumps(await said(ws)) == json.dumps(step["frame"]).replace("AAPL", "NONE")
+
+    run(talk())
+
+
+def test_the_whole_day_comes_in_order_and_none_twice(started: Start) -> None:
+    exchange = started(simulate=True)
+
+    async def listen() -> list[Event]:
+        async with connected(exchange, "T.*", "Q.*", "A.*", "AM.*") as ws:
+            return await heard(ws, len(expected))
+
+    expected = script_of(exchange.tape, exchange.day, "T.*", "Q.*", "A.*", "AM.*")
+    found = run(listen())
+    assert found == expected
+    assert exchange.finished.wait(WITHIN)
+    assert exchange.position // 10**6 == max(event.get("t", event.get("e")) for event in found)
+
+
+def test_bars_come_just_after_their_end(started: Start) -> None:
+    exchange = started(simulate=True, start="09:30", until="09:45")
+
+    async def listen() -> list[Event]:
+        async with connected(exchange, "T.*", "Q.*", "AM.*") as ws:
+            return await heard(ws, len(said_on(exchange, "T.*", "Q.*", "AM.*", minutes=15)))
+
+    latest = 0
+    bars = 0
+    for event in run(listen()):
+        if event["ev"] == "AM":
+            bars += 1
+            assert latest < event["e"]
+            ended = event["e"]
+        else:
+            latest = event["t"]
+            assert not bars or latest >= ended
+    assert bars >= 4 * 15 - 2
+
+
+def test_the_connection_stays_open_and_silent_after_the_end(started: Start) -> None:
+    exchange = started(simulate=True, start="09:30", until="09:30:10")
+
+    async def listen() -> None:
+        count = len(said_on(exchange, "T.*", "Q.*", minutes=1 / 6))
+        async with connected(exchange, "T.*", "Q.*") as ws:
+            await heard(ws, count)
+            assert exchange.finished.wait(WITHIN)
+            await (await ws.ping())
+            await ask(ws, "unsubscribe", "T.*")
+            assert [event["message"] for event in await said(ws)] == ["unsubscribed to: T.*"]
+
+    run(listen())
+
+
+def test_the_key_may_come_before_the_greeting_was_read(started: Start) -> None:
+    exchange = started(simulate=True)
+
+    async def talk() -> None:
+        async with websockets.connect(f"{exchange.ws_url}/stocks") as ws:
+            await ask(ws, "auth", exchange.api_key)
+            assert await said(ws) == CONNECTED
+            assert await said(ws) == AUTHENTICATED
+
+    run(talk())
+
+
+def test_a_wrong_key_is_answered_and_cut_without_a_close_frame(started: Start) -> None:
+    exchange = started(simulate=True)
+
+    async def talk() -> None:
+        async with connected(exchange, key="wrong") as ws:
+            [status] = await said(ws)
+            assert (status["status"], status["message"]) == ("auth_failed", "authentication failed")
+            with pytest.raises(ConnectionClosedError) as caught:
+                await ws.recv()
+            assert caught.value.rcvd is None
+
+    run(talk())
+
+
+def test_who_is_not_logged_in_gets_nothing(started: Start) -> None:
+    exchange = started(simulate=True)
+
+    async def talk() -> None:
+        async with websockets.connect(f"{exchange.ws_url}/stocks") as ws:
+            await said(ws)
+            await ask(ws, "subscribe", "T.*")
+            assert [event["status"] for event in await said(ws)] == ["auth_required"]
+        assert not exchange.finished.is_set()
+
+    run(talk())
+
+
+def test_the_exchange_is_silent_where_the_vendor_is(started: Start) -> None:
+    exchange = started(simulate=True, wait_for=9)
+
+    async def talk() -> list[Event]:
+        async with connected(exchange, "T.ZVZZT") as ws:
+            await ask(
+                ws, "subscribe", "XX.AAPL,T.ZVZZT,T,,Q.,.,*"
+            )  # unknown, known already, broken: no answer
+            await ask(ws, "unsubscribe", "Q.ZVZZT,T.NONE")
+            await ask(ws, "subscribe", "T.NONE, LULD.*,T.NONE")  # unknown tickers are confirmed, once
+            return await said(ws)
+
+    assert [e["message"] for e in run(talk())] == ["subscribed to: T.NONE", "subscribed to: LULD.*"]
+
+
+def test_refusals_come_first_and_name_no_topic(started: Start) -> None:
+    exchange = started(simulate=True, plan="starter", wait_for=9)
+
+    async def talk() -> list[Event]:
+        async with connected(exchange) as ws:
+            await ask(ws, "subscribe", "AM.ZVZZT,T.ZVZZT,Q.*")
+            return await said(ws)
+
+    assert [(e["status"], e["message"]) for e in run(talk())] == [
+        ("error", "not authorized"),
+        ("error", "not authorized"),
+        ("success", "subscribed to: AM.ZVZZT"),
+    ]
+
+
+def test_a_plan_without_streaming_says_so(started: Start) -> None:
+    exchange = started(simulate=True, plan="basic")
+
+    async def talk() -> list[Event]:
+        async with connected(exchange, key=exchange.api_key) as ws:
+            return await everything(ws)
+
+    [status] = run(talk())
+    assert status["status"] == "auth_failed"
+    assert "doesn't include websocket access" in status["message"]
+
+
+def test_one_connection_too_many_closes_the_older_one(started: Start) -> None:
+    exchange = started(simulate=True, max_connections=1, wait_for=9)
+
+    async def talk() -> None:
+        async with connected(exchange, "T.*") as older, connected(exchange, "T.*") as newer:
+            [status] = await said(older)
+            assert status["status"] == "max_connections"
+            assert "You may only use 1 connections at a time." in status["message"]
+            with pytest.raises(ConnectionClosed) as caught:
+                await older.recv()
+            assert caught.value.rcvd is not None
+            assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1008, "max_connections")
+            await (await newer.ping())
+
+    run(talk())
+
+
+def test_test_symbols_are_left_out_of_wildcards(started: Start, by_hand: Path) -> None:
+    exchange = started(flat_files=by_hand)
+
+    async def talk(*topics: str, count: int) -> list[str]:
+        async with connected(exchange, *topics) as ws:
+            return [event["sym"] for event in await heard(ws, count)]
+
+    assert run(talk("T.*", "Q.*", count=6)) == ["AAPL"] * 6
+    assert exchange.finished.wait(WITHIN)
+    named = started(flat_files=by_hand)
+    exchange = named
+    assert sorted(run(talk("T.*", "T.ZVZZT", count=4))) == ["AAPL", "AAPL", "AAPL", "ZVZZT"]
+
+
+def test_events_of_one_nanosecond_keep_their_order(started: Start, by_hand: Path) -> None:
+    exchange = started(flat_files=by_hand, start=OPEN, until=OPEN + MINUTE)
+
+    async def talk() -> list[Event]:
+        async with connected(exchange, "T.AAPL", "Q.AAPL", "AM.AAPL") as ws:
+            return await heard(ws, 5)
+
+    assert [(e["ev"], e.get("t", e.get("e"))) for e in run(talk())] == [
+        ("Q", OPEN // 10**6 + 500),
+        ("T", OPEN // 10**6 + 1000),
+        ("Q", OPEN // 10**6 + 1000),
+        ("T", OPEN // 10**6 + 2000),
+        ("AM", OPEN // 10**6 + 60_000),
+    ]
+    assert exchange.day == DAY
+
+
+def test_the_clock_waits_for_the_last_of_those_it_was_told_to_wait_for(started: Start) -> None:
+    exchange = started(simulate=True, start="09:30", until="09:30:20", wait_for=2)
+    expected = said_on(exchange, "Q.*", minutes=1 / 3)
+
+    async def talk() -> None:
+        async with connected(exchange, "Q.*") as first:
+            await (await first.ping())
+            assert exchange.position % MINUTE == 0
+            async with connected(exchange, "Q.*") as second:
+                both = await asyncio.gather(heard(first, len(expected)), heard(second, len(expected)))
+        assert both == [expected, expected]
+
+    run(talk())
+
+
+def test_clients_hear_only_what_they_asked_for_from_then_on(started: Start) -> None:
+    exchange = started(simulate=True, speed=1, start="09:30", until="09:32")
+    bounds = {"start": exchange.position, "until": exchange.position + 2 * MINUTE}
+
+    async def talk() -> None:
+        async with connected(exchange, "T.ZVZZT") as one:
+            first = await said(one)
+            exchange.pause()
+            async with connected(exchange, "Q.ZVZZT") as other:
+                exchange.speed = 0
+                exchange.resume()
+                expected = script_of(exchange.tape, exchange.day, "T.ZVZZT", **bounds)
+                assert first + await heard(one, len(expected) - len(first)) == expected
+                assert exchange.finished.wait(WITHIN)
+                quotes = script_of(exchange.tape, exchange.day, "Q.ZVZZT", **bounds)
+                since = await heard(other, 1)
+                missed = quotes.index(since[0])
+                assert since + await heard(other, len(quotes) - missed - len(since)) == quotes[missed:]
+
+    run(talk())
+
+
+def test_the_clock_can_be_paused_and_hurried(started: Start) -> None:
+    exchange = started(simulate=True, speed=30, start="09:30", until="10:00")
+    expected = said_on(exchange, "Q.*", minutes=30)
+
+    async def talk() -> None:
+        async with connected(exchange, "Q.*") as ws:
+            found = await said(ws)
+            exchange.pause()
+            stopped = exchange.position
+            await (await ws.ping())
+            assert exchange.position == stopped
+            exchange.speed = 3000
+            exchange.resume()
+            while exchange.position < stopped + 10 * MINUTE:
+                found += await said(ws)
+            assert exchange.speed == 3000
+            exchange.speed = 0
+            assert found + await heard(ws, len(expected) - len(found)) == expected
+
+    run(talk())
+
+
+def test_nothing_is_said_before_its_time(started: Start) -> None:
+    exchange = started(simulate=True, speed=20, start="09:30", until="09:31")
+
+    async def talk() -> None:
+        count = len(said_on(exchange, "T.*", "Q.*", "AM.*", minutes=1))
+        async with connected(exchange, "T.*", "Q.*", "AM.*") as ws:
+            while count:
+                events = await said(ws)
+                now = exchange.position
+                assert all(event.get("t", event.get("e")) * 10**6 <= now for event in events)
+                count -= len(events)
+
+    run(talk())
+
+
+def test_unpaced_the_slowest_client_sets_the_pace(tight: Start) -> None:
+    exchange = tight(simulate=True, start="09:30", until="10:00", wait_for=2)
+    expected = said_on(exchange, "T.*", "Q.*", minutes=30)
+
+    async def talk() -> None:
+        async with narrow(exchange, "T.*", "Q.*") as idle, connected(exchange, "T.*", "Q.*") as busy:
+            first = await heard(busy, 500)
+            rest = asyncio.create_task(heard(busy, len(expected) - len(first)))
+            await (await busy.ping())
+            assert not exchange.finished.is_set()
+            assert await heard(idle, len(expected)) == expected
+            assert first + await rest == expected
+
+    run(talk())
+    assert exchange.finished.wait(WITHIN)
+
+
+def test_paced_a_client_that_cannot_follow_is_cut_and_the_others_lose_nothing(tight: Start) -> None:
+    exchange = tight(simulate=True, speed=600, start="09:30", until="10:00", wait_for=2)
+    expected = said_on(exchange, "T.*", "Q.*", minutes=30)
+
+    async def talk() -> None:
+        async with narrow(exchange, "T.*", "Q.*") as stuck, connected(exchange, "T.*", "Q.*") as good:
+            assert await heard(good, len(expected)) == expected
+            ticks = [event for event in await everything(stuck) if event["ev"] != "status"]
+            assert ticks == expected[: len(ticks)]
+            assert len(ticks) < len(expected)
+
+    run(talk())
+
+
+def test_cut_connections_come_back_and_hear_the_rest_once(tight: Start) -> None:
+    exchange = tight(simulate=True, start="09:30", until="10:00")
+    expected = said_on(exchange, "T.*", "Q.*", minutes=30)
+
+    async def talk() -> list[Event]:
+        found: list[Event] = []
+        for n in range(6):
+            async with narrow(exchange, "T.*", "Q.*") as ws:
+                found += await heard(ws, 500)
+                cut = asyncio.create_task(asyncio.to_thread(exchange.disconnect_clients, clean=n % 2 == 0))
+                # What was on its way before the cut still comes.
+                found += await everything(ws)
+                assert await cut == 1
+                assert ws.close_code == (1001 if n % 2 == 0 else 1006)
+        async with connected(exchange, "T.*", "Q.*") as ws:
+            while found[-1] != expected[-1]:
+                found += await said(ws)
+        return found
+
+    found = run(talk())
+    places = {json.dumps(event): n for n, event in enumerate(expected)}
+    order = [places[json.dumps(event)] for event in found]
+    assert np.all(np.diff(order) > 0)
+    assert 0.5 * len(expected) < len(found) < len(expected)
+
+
+GARBAGE = [
+    "",
+    "not json",
+    "[]",
+    "{}",
+    '{"action":"auth"',
+    '{"action":5}',
+    '{"action":"subscribe","params":["T.*"]}',
+    '{"action":"dance"}',
+    "\ud83d\ude00",
+    "x" * 100_000,
+    b"\x00\xff binary",
+    "[" * 5000,
+]
+
+
+@pytest.mark.parametrize("message", GARBAGE, ids=range(len(GARBAGE)))
+def test_garbage_is_refused_and_the_stream_goes_on(started: Start, message: str | bytes) -> None:
+    exchange = started(simulate=True, start="09:30", until="09:30:10")
+
+    async def talk() -> None:
+        async with connected(exchange) as ws:
+            if isinstance(message, str):
+                message.encode("utf-16", "surrogatepass")
+            await ws.send(message if isinstance(message, bytes) else message.replace("\ud83d\ude00", "😀"))
+            assert [event["status"] for event in await said(ws)] == ["error"]
+            await ask(ws, "subscribe", "Q.*")
+            assert [event["status"] for event in await said(ws)] == ["success"]
+            assert (await said(ws))[0]["ev"] == "Q"
+
+    run(talk())
+
+
+def test_a_message_beyond_all_bounds_ends_only_its_own_connection(started: Start) -> None:
+    exchange = started(simulate=True, start="09:30", until="09:30:10")
+
+    async def talk() -> None:
+        async with connected(exchange) as ws:
+            await ws.send("x" * 3_000_000)
+            assert await everything(ws) == []
+        async with connected(exchange, "Q.*") as ws:
+            assert (await said(ws))[0]["ev"] == "Q"
+
+    run(talk())
+
+
+def test_subscriptions_by_the_ten_thousand_are_confirmed_in_readable_frames(started: Start) -> None:
+    exchange = started(simulate=True, start="09:30", until="09:30:10", wait_for=2)
+    topics = [f"T.S{n}" for n in range(60_000)]
+
+    async def talk() -> None:
+        async with connected(exchange) as ws:
+            await ask(ws, "subscribe", ",".join(topics))
+            confirmed = await heard(ws, len(topics))
+            assert [event["message"] for event in confirmed] == [f"subscribed to: {t}" for t in topics]
+        async with connected(exchange, "Q.*"), connected(exchange, "Q.*") as ws:
+            assert (await said(ws))[0]["ev"] == "Q"
+
+    run(talk())
+
+
+@pytest.mark.parametrize("path", ["/", "/options", "/stocks/../etc", "/crypto"])
+def test_other_paths_are_unknown(started: Start, path: str) -> None:
+    exchange = started(simulate=True)
+
+    async def talk() -> None:
+        with pytest.raises(websockets.exceptions.InvalidStatus, match="404"):
+            await websockets.connect(exchange.ws_url + path)
+
+    run(talk())
+
+
+def test_the_handshake_says_what_the_tape_is(started: Start) -> None:
+    exchange = started(simulate=True, seed=8)
+
+    async def talk() -> str:
+        async with websockets.connect(f"{exchange.ws_url}/stocks") as ws:
+            assert ws.response is not None
+            assert "Sec-WebSocket-Extensions" not in ws.response.headers
+            return str(ws.response.headers["X-Tapelab-Tape"])
+
+    assert run(talk()) == "simulated seed=8"
+
+
+def test_who_does_not_log_in_is_sent_away(started: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "AUTH_DEADLINE", 0.01)
+    exchange = started(simulate=True)
+
+    async def talk() -> list[Event]:
+        async with websockets.connect(f"{exchange.ws_url}/stocks") as ws:
+            return await everything(ws)
+
+    assert [event["status"] for event in run(talk())] == ["connected", "auth_timeout"]
+
+
+def test_a_tape_that_cannot_be_read_ends_the_stream_with_an_error(started: Start, by_hand: Path) -> None:
+    [path] = by_hand.glob("us_stocks_sip/trades_v1/*/*/*.csv.gz")
+    path.write_bytes(path.read_bytes()[:-20])
+    exchange = started(flat_files=by_hand)
+
+    async def talk() -> None:
+        async with connected(exchange, "T.*") as ws:
+            with pytest.raises(ConnectionClosedError) as caught:
+                await ws.recv()
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1011
+
+    run(talk())
+
+
+def test_the_tape_of_a_folder_streams_its_own_minutes(by_hand: Path) -> None:
+    tape = FlatFileTape(by_hand)
+    events = script_of(tape, DAY, "AM.AAPL")
+    assert [(e["s"] * 10**6 - OPEN) // MINUTE for e in events] == [0, 1, 5]
+    assert ["vw" in e for e in events] == [True, True, False]
