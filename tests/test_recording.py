@@ -318,6 +318,18 @@ def test_a_second_program_follows_the_recording_instead_of_connecting(
     assert followed.verify() == 2
 
 
+def test_who_follows_may_leave_while_the_recording_goes_on(vendor: Vendor, settings: Settings) -> None:
+    with WebSocketDataRecorder(["AAPL"], settings=settings) as first, firehose(vendor, both) as poured:
+        second = WebSocketDataRecorder(["AAPL"], settings=settings)
+        with second:
+            until(lambda: second.stats.events > 1000)
+        assert not poured.is_set()  # it did not wait for silence
+        seen = first.stats.events
+        until(lambda: first.stats.events > seen)
+    assert second.stats.error is None
+    assert len(open_dataset(second.save_dataset("part")).table("quotes")) > 400
+
+
 def test_a_receiver_that_is_killed_comes_back_and_loses_nothing_acknowledged(
     vendor: Vendor, settings: Settings
 ) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
-import subprocess
+import socket
 import sys
 import threading
 from argparse import ArgumentTypeError, Namespace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tapelab as tl
-from tapelab.errors import MissingExtra, Unwritable, UsageError
+from tapelab.errors import MissingExtra, ServeError, Unwritable, UsageError
 from tapelab.market import clock
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
@@ -237,16 +238,20 @@ def ui(chosen: Namespace) -> None:
         "server.port": chosen.port,
         "server.headless": "true",
         "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "none",
+        "theme.light.primaryColor": "#2f7de1",
+        "theme.dark.primaryColor": "#5b9df0",
         # Otherwise every refresh of a live panel does a full garbage collection.
         "runner.postScriptGC": "false",
     }
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", chosen.port)) == 0:
+            raise ServeError(f"Port {chosen.port} is in use.", remedy="Choose another with --port.")
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     print(f"http://127.0.0.1:{chosen.port}", flush=True)
-    status = subprocess.call([sys.executable, "-m", "streamlit", "run", str(page), *arguments])
-    if status:
-        raise UsageError(
-            f"The page could not be served on port {chosen.port}.", remedy="Choose another with --port."
-        )
+    # The server takes this process's place, so that signals reach it.
+    os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", str(page), *arguments])
 
 
 def _on_signal() -> threading.Event:

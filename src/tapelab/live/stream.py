@@ -186,7 +186,8 @@ class Stream:
             while not self._over:
                 said_last = self._listen()
                 busy = self._take_in()
-                if not busy and said_last:
+                # Another program's recording may never fall silent; who stops following does not wait for it.
+                if said_last and (not busy or (self._stopping and self._process is None)):
                     self._on_end()
         except Exception as error:
             self.error = error if isinstance(error, TapelabError) else _broken(error)

@@ -1,0 +1,1 @@
+"""The web page of `tapelab ui`: thin Streamlit pages around the public names."""

@@ -1,0 +1,19 @@
+"""What `tapelab ui` serves: two pages and the sidebar between them."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from tapelab.faces.app import data_loader, live_trading
+from tapelab.faces.app.parts import from_where
+
+st.set_page_config(page_title="tapelab", page_icon="📼", layout="wide")
+
+chosen = st.navigation(
+    [
+        st.Page(data_loader.page, title="Data Loader", icon="📈", url_path="data_loader", default=True),
+        st.Page(live_trading.page, title="Live Trading", icon="📡", url_path="live_trading"),
+    ]
+)
+from_where()
+chosen.run()
