@@ -6,6 +6,7 @@ exchange → REST, flat files and stream → store → strategy → result → r
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ LONGEST = 600.0  # seconds that the recording of one day may take
 def run(*, flat_files: Path | None, out: Path, as_json: bool) -> None:
     """Show the main job on a simulated market, or on real files in the vendor's layout."""
     say = _silent if as_json else _say
+    logging.getLogger("tapelab").setLevel(logging.WARNING)  # the demo tells each step itself
     begun = clock.monotonic()
     home = tl.Settings.load().home
     with serve(simulate=flat_files is None, flat_files=flat_files, speed=0) as exchange:
