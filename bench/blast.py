@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import socket
+import threading
 
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
@@ -39,15 +41,16 @@ def serve(port: int, events: int, per_frame: int) -> None:
     print("ready", flush=True)
     while True:
         client, _ = listener.accept()
-        with client:
-            try:
-                greet(client)
-                for begin in range(0, len(prepared), BLOCK):
-                    client.sendall(prepared[begin : begin + BLOCK])
-                while client.recv(1 << 16):
-                    pass
-            except OSError:
-                continue
+        threading.Thread(target=tell, args=(client, prepared), daemon=True).start()
+
+
+def tell(client: socket.socket, prepared: memoryview) -> None:
+    with client, contextlib.suppress(OSError):
+        greet(client)
+        for begin in range(0, len(prepared), BLOCK):
+            client.sendall(prepared[begin : begin + BLOCK])
+        while client.recv(1 << 16):
+            pass
 
 
 def greet(client: socket.socket) -> None:
