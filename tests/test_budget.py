@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -109,3 +110,70 @@ def test_a_damaged_ledger_is_named_and_not_reset_in_silence(settings):
     (settings.root / "budget.json").write_text("{")
     with pytest.raises(Unwritable, match=r"budget\.json"):
         Budget(settings).left()
+
+
+def test_a_call_that_never_went_out_is_given_back(settings):
+    budget = Budget(settings)
+    budget.spend_rest(3)
+    budget.return_rest()
+    assert (budget.left().calls_today, budget.left().rest_minute) == (2, 1)
+
+
+def test_a_wait_that_is_given_up_counts_nothing(settings):
+    with clock.use(clock.FixedClock(NOON)) as now:
+        budget = Budget(settings)
+        assert budget.spend_rest(3)
+        assert not budget.spend_rest(given_up=lambda: now.at >= NOON + 5 * clock.SECOND)
+        assert now.at == NOON + 5 * clock.SECOND
+        assert budget.left().calls_today == 3
+
+
+KILLED = """
+import os, signal, sys
+from tapelab import budget
+from tapelab.settings import Settings
+replace = budget._replace
+mine = budget.Budget(Settings.load(home=sys.argv[1], rest_calls_per_day=0, rest_calls_per_minute=0))
+mine.spend_rest(2)
+if sys.argv[2] == "before":
+    budget._replace = lambda path, content: os.kill(os.getpid(), signal.SIGKILL)
+elif sys.argv[2] == "half":
+    def half(path, content):
+        path.with_suffix(".new").write_bytes(content[:10])
+        os.kill(os.getpid(), signal.SIGKILL)
+    budget._replace = half
+else:
+    def after(path, content):
+        replace(path, content)
+        os.kill(os.getpid(), signal.SIGKILL)
+    budget._replace = after
+mine.spend_rest()
+"""
+
+
+@pytest.mark.parametrize(("when", "counted"), [("before", 2), ("half", 2), ("after", 3)])
+def test_a_process_killed_while_it_holds_the_ledger_leaves_it_whole_and_free(
+    settings, tmp_path, when, counted
+):
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), when], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    budget = Budget(settings)
+    assert budget.left().calls_today == counted
+    budget.spend_rest()
+    assert budget.left().calls_today == counted + 1
+
+
+def test_the_minute_is_shared_by_processes(settings, tmp_path):
+    program = (
+        "import sys; from tapelab.budget import Budget; from tapelab.market import clock;"
+        "from tapelab.settings import Settings;"
+        "b = Budget(Settings.load(home=sys.argv[1], rest_calls_per_day=0, rest_calls_per_minute=4));"
+        f"c = clock.FixedClock({NOON});\n"
+        "with clock.use(c): b.spend_rest(4)\n"
+        f"print((c.at - {NOON}) // clock.SECOND)"
+    )
+    waited = [
+        int(subprocess.check_output([sys.executable, "-c", program, str(tmp_path)], timeout=60))
+        for _ in range(2)
+    ]
+    assert waited == [0, 60]

@@ -102,6 +102,8 @@ def test_a_host_that_is_not_here_is_refused() -> None:
 
 
 def test_it_closes_in_bounded_time_whatever_clients_do() -> None:
+    others = set(threading.enumerate())  # exchanges that other tests share
+
     async def stay() -> None:
         exchange = serve(simulate=True, speed=0)
         async with websockets.connect(f"{exchange.ws_url}/stocks", max_queue=1, close_timeout=1) as ws:
@@ -119,7 +121,8 @@ def test_it_closes_in_bounded_time_whatever_clients_do() -> None:
             exchange.pause()
 
     asyncio.run(stay())
-    assert not [thread for thread in threading.enumerate() if thread.name == "tapelab-exchange"]
+    left = set(threading.enumerate()) - others
+    assert not [thread for thread in left if thread.name == "tapelab-exchange"]
 
 
 def test_its_clock_stands_at_the_beginning_until_somebody_listens() -> None:
@@ -127,6 +130,7 @@ def test_its_clock_stands_at_the_beginning_until_somebody_listens() -> None:
         session = sessions.session(Market.STOCKS, exchange.day)
         assert session is not None
         assert exchange.position == session.start
+        assert exchange.now == session.end  # nothing is said yet, so all of the tape is history
         assert not exchange.finished.is_set()
     with serve(simulate=True, start="09:30") as exchange:
         assert exchange.position == session.open
@@ -159,6 +163,12 @@ def test_the_latest_day_with_ticks_is_streamed_unless_another_is_asked_for(tmp_p
         ({"simulate": True, "speed": float("nan")}, UsageError, "speed=nan"),
         ({"simulate": True, "wait_for": -1}, UsageError, "wait_for=-1"),
         ({"simulate": True, "plan": "stater"}, UnknownName, "'stater'"),
+        ({"simulate": True, "keys": {"a-good-key": "stater"}}, UnknownName, "'stater'"),
+        ({"simulate": True, "keys": {"short": "basic"}}, UsageError, "keys cannot be used"),
+        ({"simulate": True, "follow": True}, UsageError, "Only a recording"),
+        ({"dataset": "any", "follow": True, "day": "2026-10-02"}, UsageError, "own day and pace"),
+        ({"simulate": True, "faults": {"strem": []}}, UnknownName, "'strem'"),
+        ({"simulate": True, "faults": "/no/such/script.toml"}, UsageError, "fault script"),
     ],
 )
 def test_a_question_without_sense_is_refused_with_the_way_out(

@@ -4,162 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import websockets
 from massive import WebSocketClient
 from massive.exceptions import AuthError
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
-from tapelab.exchange import Exchange, serve, stream
-from tapelab.exchange.script import Script
+from exchange_clients import (
+    AUTHENTICATED,
+    CONNECTED,
+    WITHIN,
+    Event,
+    Start,
+    ask,
+    connected,
+    everything,
+    heard,
+    run,
+    said,
+    said_on,
+    script_of,
+)
+from tapelab.exchange import Exchange, stream
 from tapelab.exchange.tape import FlatFileTape, Tape
-from test_exchange_tape import DAY, MINUTE, OPEN, folder_of
+from test_exchange_tape import DAY, MINUTE, OPEN
 
-WITHIN = 60.0  # seconds for anything
-Event = dict[str, Any]
-
-CONNECTED = [{"ev": "status", "status": "connected", "message": "Connected Successfully"}]
-AUTHENTICATED = [{"ev": "status", "status": "auth_success", "message": "authenticated"}]
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    async def bounded() -> Any:
-        async with asyncio.timeout(WITHIN):
-            return await work
-
-    return asyncio.run(bounded())
-
-
-@asynccontextmanager
-async def connected(
-    exchange: Exchange, *topics: str, key: str | None = None
-) -> AsyncIterator[ClientConnection]:
-    """A client that has logged in and, if there are topics, is subscribed."""
-    async with websockets.connect(f"{exchange.ws_url}/stocks", max_size=1_000_000, close_timeout=1) as ws:
-        assert await said(ws) == CONNECTED
-        await ask(ws, "auth", exchange.api_key if key is None else key)
-        if key is None:
-            assert await said(ws) == AUTHENTICATED
-        if topics:
-            await ask(ws, "subscribe", ",".join(topics))
-            assert [event["message"] for event in await said(ws)] == [f"subscribed to: {t}" for t in topics]
-        yield ws
-
-
-@asynccontextmanager
-async def narrow(exchange: Exchange, *topics: str) -> AsyncIterator[ClientConnection]:
-    """A subscribed client whose side of the connection holds next to nothing."""
-    address = exchange.ws_url.removeprefix("ws://").split(":")
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.connect((address[0], int(address[1])))
-        sock.setblocking(False)
-        url = f"{exchange.ws_url}/stocks"
-        async with websockets.connect(url, sock=sock, max_queue=1, close_timeout=1) as ws:
-            await said(ws)
-            await ask(ws, "auth", exchange.api_key)
-            await said(ws)
-            await ask(ws, "subscribe", ",".join(topics))
-            await said(ws)
-            yield ws
-
-
-async def ask(ws: ClientConnection, action: str, params: str) -> None:
-    await ws.send(json.dumps({"action": action, "params": params}))
-
-
-async def said(ws: ClientConnection) -> list[Event]:
-    frame = await ws.recv()
-    assert isinstance(frame, str)
-    events = json.loads(frame)
-    assert isinstance(events, list)
-    assert len(frame.encode()) < 1_000_000
-    return events
-
-
-async def heard(ws: ClientConnection, count: int) -> list[Event]:
-    events: list[Event] = []
-    while len(events) < count:
-        events += await said(ws)
-    return events
-
-
-async def everything(ws: ClientConnection) -> list[Event]:
-    """All that comes until the connection ends."""
-    events: list[Event] = []
-    try:
-        while True:
-            events += await said(ws)
-    except ConnectionClosed:
-        return events
-
-
-def script_of(
-    tape: Tape, day: date, *wanted: str, start: int | None = None, until: int | None = None
-) -> list[Event]:
-    script = Script(tape, day, start, until)
-    topics = script.topics(set(wanted))
-    events: list[Event] = []
-    place = 0
-    while place < len(script):
-        chunk = script.chunk(place, topics)
-        events += [json.loads(payload) for payload in chunk.payloads]
-        place = chunk.stop
-    return events
-
-
-def said_on(exchange: Exchange, *wanted: str, minutes: float = 600) -> list[Event]:
-    """What the exchange has to say from where its clock stands."""
-    start = exchange.position
-    return script_of(exchange.tape, exchange.day, *wanted, start=start, until=start + round(minutes * MINUTE))
-
-
-@pytest.fixture
-def by_hand(tmp_path: Path) -> Path:
-    return folder_of(tmp_path)
-
-
-@pytest.fixture
-def started() -> Iterator[Callable[..., Exchange]]:
-    """`serve`, with everything closed at the end."""
-    running: list[Exchange] = []
-
-    def start(**options: Any) -> Exchange:
-        running.append(serve(**{"speed": 0, **options}))
-        return running[-1]
-
-    yield start
-    for exchange in running:
-        exchange.close()
-
-
-Start = Callable[..., Exchange]
-
-
-@pytest.fixture
-def tight(started: Start, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """The same with next to no room for what a client has not read, neither here nor in the system."""
-    monkeypatch.setattr(stream, "MAX_BACKLOG", 400_000)
-    monkeypatch.setattr(stream, "HIGH_WATER", 100_000)
-    monkeypatch.setattr(stream, "WRITE_BUFFER", 10_000)
-
-    def start(**options: Any) -> Exchange:
-        exchange = started(**options)
-        _, live, _ = exchange._sockets
-        live.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
-        return exchange
-
-    return start
+pytest_plugins = "exchange_fixtures"
 
 
 async def vendors_client(exchange: Exchange, topics: list[str], count: int) -> list[Any]:
@@ -249,6 +124,19 @@ def test_the_vendors_client_streams_a_real_minute_unchanged(started: Start, real
     found = run(vendors_client(exchange, ["T.*", "Q.*"], len(expected)))
     assert [from_vendors_client(m) for m in found] == expected
     assert len(expected) > 3000
+
+
+@pytest.mark.judge
+def test_the_vendors_client_hears_the_bands_of_a_simulated_opening(started: Start) -> None:
+    exchange = started(simulate=True, start="09:30", until="09:31")
+    bands = exchange.tape.bands(exchange.day)[:4]
+    found = run(vendors_client(exchange, ["LULD.*"], len(bands)))
+    assert [(m.symbol, m.high_price, m.low_price, m.timestamp) for m in found] == [
+        (row["T"], row["h"], row["l"], row["t"]) for row in bands
+    ]
+    assert {m.symbol for m in found} == set(exchange.tape.symbols())
+    for m in found:
+        assert m.high_price > m.low_price > 0
 
 
 @pytest.mark.judge
@@ -458,198 +346,6 @@ def test_events_of_one_nanosecond_keep_their_order(started: Start, by_hand: Path
         ("AM", OPEN // 10**6 + 60_000),
     ]
     assert exchange.day == DAY
-
-
-def test_the_clock_waits_for_the_last_of_those_it_was_told_to_wait_for(started: Start) -> None:
-    exchange = started(simulate=True, start="09:30", until="09:30:20", wait_for=2)
-    expected = said_on(exchange, "Q.*", minutes=1 / 3)
-
-    async def talk() -> None:
-        async with connected(exchange, "Q.*") as first:
-            await (await first.ping())
-            assert exchange.position % MINUTE == 0
-            async with connected(exchange, "Q.*") as second:
-                both = await asyncio.gather(heard(first, len(expected)), heard(second, len(expected)))
-        assert both == [expected, expected]
-
-    run(talk())
-
-
-def test_clients_hear_only_what_they_asked_for_from_then_on(started: Start) -> None:
-    exchange = started(simulate=True, speed=1, start="09:30", until="09:32")
-    bounds = {"start": exchange.position, "until": exchange.position + 2 * MINUTE}
-
-    async def talk() -> None:
-        async with connected(exchange, "T.ZVZZT") as one:
-            first = await said(one)
-            exchange.pause()
-            async with connected(exchange, "Q.ZVZZT") as other:
-                exchange.speed = 0
-                exchange.resume()
-                expected = script_of(exchange.tape, exchange.day, "T.ZVZZT", **bounds)
-                assert first + await heard(one, len(expected) - len(first)) == expected
-                assert exchange.finished.wait(WITHIN)
-                quotes = script_of(exchange.tape, exchange.day, "Q.ZVZZT", **bounds)
-                since = await heard(other, 1)
-                missed = quotes.index(since[0])
-                assert since + await heard(other, len(quotes) - missed - len(since)) == quotes[missed:]
-
-    run(talk())
-
-
-def test_the_clock_can_be_paused_and_hurried(started: Start) -> None:
-    exchange = started(simulate=True, speed=30, start="09:30", until="10:00")
-    expected = said_on(exchange, "Q.*", minutes=30)
-
-    async def talk() -> None:
-        async with connected(exchange, "Q.*") as ws:
-            found = await said(ws)
-            exchange.pause()
-            stopped = exchange.position
-            await (await ws.ping())
-            assert exchange.position == stopped
-            exchange.speed = 3000
-            exchange.resume()
-            while exchange.position < stopped + 10 * MINUTE:
-                found += await said(ws)
-            assert exchange.speed == 3000
-            exchange.speed = 0
-            assert found + await heard(ws, len(expected) - len(found)) == expected
-
-    run(talk())
-
-
-def test_nothing_is_said_before_its_time(started: Start) -> None:
-    exchange = started(simulate=True, speed=20, start="09:30", until="09:31")
-
-    async def talk() -> None:
-        count = len(said_on(exchange, "T.*", "Q.*", "AM.*", minutes=1))
-        async with connected(exchange, "T.*", "Q.*", "AM.*") as ws:
-            while count:
-                events = await said(ws)
-                now = exchange.position
-                assert all(event.get("t", event.get("e")) * 10**6 <= now for event in events)
-                count -= len(events)
-
-    run(talk())
-
-
-def test_unpaced_the_slowest_client_sets_the_pace(tight: Start) -> None:
-    exchange = tight(simulate=True, start="09:30", until="10:00", wait_for=2)
-    expected = said_on(exchange, "T.*", "Q.*", minutes=30)
-
-    async def talk() -> None:
-        async with narrow(exchange, "T.*", "Q.*") as idle, connected(exchange, "T.*", "Q.*") as busy:
-            first = await heard(busy, 500)
-            rest = asyncio.create_task(heard(busy, len(expected) - len(first)))
-            await (await busy.ping())
-            assert not exchange.finished.is_set()
-            assert await heard(idle, len(expected)) == expected
-            assert first + await rest == expected
-
-    run(talk())
-    assert exchange.finished.wait(WITHIN)
-
-
-def test_paced_a_client_that_cannot_follow_is_cut_and_the_others_lose_nothing(tight: Start) -> None:
-    exchange = tight(simulate=True, speed=600, start="09:30", until="10:00", wait_for=2)
-    expected = said_on(exchange, "T.*", "Q.*", minutes=30)
-
-    async def talk() -> None:
-        async with narrow(exchange, "T.*", "Q.*") as stuck, connected(exchange, "T.*", "Q.*") as good:
-            assert await heard(good, len(expected)) == expected
-            ticks = [event for event in await everything(stuck) if event["ev"] != "status"]
-            assert ticks == expected[: len(ticks)]
-            assert len(ticks) < len(expected)
-
-    run(talk())
-
-
-def test_cut_connections_come_back_and_hear_the_rest_once(tight: Start) -> None:
-    exchange = tight(simulate=True, start="09:30", until="10:00")
-    expected = said_on(exchange, "T.*", "Q.*", minutes=30)
-
-    async def talk() -> list[Event]:
-        found: list[Event] = []
-        for n in range(6):
-            async with narrow(exchange, "T.*", "Q.*") as ws:
-                found += await heard(ws, 500)
-                cut = asyncio.create_task(asyncio.to_thread(exchange.disconnect_clients, clean=n % 2 == 0))
-                # What was on its way before the cut still comes.
-                found += await everything(ws)
-                assert await cut == 1
-                assert ws.close_code == (1001 if n % 2 == 0 else 1006)
-        async with connected(exchange, "T.*", "Q.*") as ws:
-            while found[-1] != expected[-1]:
-                found += await said(ws)
-        return found
-
-    found = run(talk())
-    places = {json.dumps(event): n for n, event in enumerate(expected)}
-    order = [places[json.dumps(event)] for event in found]
-    assert np.all(np.diff(order) > 0)
-    assert 0.5 * len(expected) < len(found) < len(expected)
-
-
-GARBAGE = [
-    "",
-    "not json",
-    "[]",
-    "{}",
-    '{"action":"auth"',
-    '{"action":5}',
-    '{"action":"subscribe","params":["T.*"]}',
-    '{"action":"dance"}',
-    "\ud83d\ude00",
-    "x" * 100_000,
-    b"\x00\xff binary",
-    "[" * 5000,
-]
-
-
-@pytest.mark.parametrize("message", GARBAGE, ids=range(len(GARBAGE)))
-def test_garbage_is_refused_and_the_stream_goes_on(started: Start, message: str | bytes) -> None:
-    exchange = started(simulate=True, start="09:30", until="09:30:10")
-
-    async def talk() -> None:
-        async with connected(exchange) as ws:
-            if isinstance(message, str):
-                message.encode("utf-16", "surrogatepass")
-            await ws.send(message if isinstance(message, bytes) else message.replace("\ud83d\ude00", "😀"))
-            assert [event["status"] for event in await said(ws)] == ["error"]
-            await ask(ws, "subscribe", "Q.*")
-            assert [event["status"] for event in await said(ws)] == ["success"]
-            assert (await said(ws))[0]["ev"] == "Q"
-
-    run(talk())
-
-
-def test_a_message_beyond_all_bounds_ends_only_its_own_connection(started: Start) -> None:
-    exchange = started(simulate=True, start="09:30", until="09:30:10")
-
-    async def talk() -> None:
-        async with connected(exchange) as ws:
-            await ws.send("x" * 3_000_000)
-            assert await everything(ws) == []
-        async with connected(exchange, "Q.*") as ws:
-            assert (await said(ws))[0]["ev"] == "Q"
-
-    run(talk())
-
-
-def test_subscriptions_by_the_ten_thousand_are_confirmed_in_readable_frames(started: Start) -> None:
-    exchange = started(simulate=True, start="09:30", until="09:30:10", wait_for=2)
-    topics = [f"T.S{n}" for n in range(60_000)]
-
-    async def talk() -> None:
-        async with connected(exchange) as ws:
-            await ask(ws, "subscribe", ",".join(topics))
-            confirmed = await heard(ws, len(topics))
-            assert [event["message"] for event in confirmed] == [f"subscribed to: {t}" for t in topics]
-        async with connected(exchange, "Q.*"), connected(exchange, "Q.*") as ws:
-            assert (await said(ws))[0]["ev"] == "Q"
-
-    run(talk())
 
 
 @pytest.mark.parametrize("path", ["/", "/options", "/stocks/../etc", "/crypto"])

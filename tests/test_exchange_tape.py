@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pytest
 
 from tapelab.errors import Damaged, ServeError
+from tapelab.exchange.dayscript import DayScript
 from tapelab.exchange.script import Script
 from tapelab.exchange.tape import (
     DAY_BARS,
@@ -23,7 +24,6 @@ from tapelab.exchange.tape import (
     TRADES,
     DatasetTape,
     FlatFileTape,
-    Tape,
     of_dataset,
     simulated,
 )
@@ -194,9 +194,16 @@ def test_a_dataset_is_spoken_in_the_order_in_which_it_arrived() -> None:
     assert dataset.table(TRADES, day).column("symbol").to_pylist() == sorted(
         trades.column("symbol").to_pylist()
     )
-    said = Script(dataset, day)
-    heard = said.chunk(0, said.topics({"T.*", "Q.*"})).payloads
+    heard = _told(DayScript(dataset, day), "T.*", "Q.*")
     assert [b'"ev":"T"' in event for event in heard] == [True] * 500 + [False] * 500
+
+
+def _told(script: Script, *wanted: str) -> list[bytes]:
+    part = script.part(0)
+    assert part is not None
+    chunk = part.chunk(0, script.topics.heard(set(wanted)), len(part))
+    assert chunk is not None
+    return chunk.payloads
 
 
 def _arrived(table: pa.Table, arrival: np.ndarray) -> pa.Table:
@@ -224,8 +231,7 @@ def test_a_recorded_dataset_comes_back_as_stream_and_files(tmp_path: Path) -> No
             assert sorted(read.column(name).to_pylist()) == sorted(table.column(name).to_pylist())
     read = wire.read_flat_file(dataset.raw(MINUTE_BARS, day), MINUTE_BARS, day=day)
     assert read.column("close") == bars.from_trades(trades, "1m").column("close")
-    said = Script(dataset, day)
-    heard = said.chunk(0, said.topics({"T.*", "Q.*"})).payloads
+    heard = _told(DayScript(dataset, day), "T.*", "Q.*")
     times = [json.loads(event)["t"] for event in heard]
     assert times == sorted(times)
 
@@ -252,58 +258,6 @@ def test_the_real_files_are_found_and_agree(real_day: Path) -> None:
         pc.less_equal(minutes.column("vwap"), pc.add(high, 0.01)),
     )
     assert pc.mean(pc.cast(near, pa.float64())).as_py() > 0.98
-
-
-def test_the_script_merges_channels_and_says_bars_at_their_end(folder: FlatFileTape) -> None:
-    said = Script(folder, DAY)
-    chunk = said.chunk(0, said.topics({"T.AAPL", "Q.AAPL", "A.AAPL", "AM.AAPL"}))
-    events = [json.loads(payload) for payload in chunk.payloads]
-    assert [(e["ev"], (at - OPEN) / 1e9) for e, at in zip(events, chunk.at.tolist(), strict=True)] == [
-        ("Q", 0.5),
-        ("T", 1.000000001),  # a print goes before the quote of its own nanosecond
-        ("Q", 1.000000001),
-        ("A", 2),
-        ("T", 2.000000002),
-        ("AM", 60),
-        ("Q", 60.5),
-        ("T", 61.000000003),
-        ("A", 62),
-        ("AM", 120),
-        ("AM", 360),
-    ]
-
-
-def test_the_script_can_be_cut_and_says_only_whole_bars(folder: FlatFileTape) -> None:
-    said = Script(folder, DAY, OPEN + 1_200_000_000, OPEN + MINUTE)
-    chunk = said.chunk(0, said.topics({"T.*", "Q.*", "A.*", "AM.*"}))
-    assert [json.loads(payload)["ev"] for payload in chunk.payloads] == ["T"]
-    assert said.start == OPEN + 1_200_000_000
-
-
-def test_test_symbols_are_left_out_of_wildcards_unless_the_market_is_made_of_them(
-    folder: FlatFileTape,
-) -> None:
-    def heard(tape: Tape, day: date, *wanted: str) -> set[str]:
-        said = Script(tape, day)
-        return {json.loads(p)["sym"] for p in said.chunk(0, said.topics(set(wanted))).payloads}
-
-    assert heard(folder, DAY, "T.*") == {"AAPL"}
-    assert heard(folder, DAY, "T.*", "T.ZVZZT") == {"AAPL", "ZVZZT"}
-    tape = simulated(7)
-    assert heard(tape, tape.days(TRADES)[-1], "T.*") == set(tape.symbols())
-
-
-def test_a_chunk_gives_each_client_what_it_asked_for() -> None:
-    tape = simulated(7)
-    said = Script(tape, tape.days(TRADES)[-1])
-    everything = said.topics({"T.*", "Q.*"})
-    chunk = said.chunk(1000, everything)
-    one = said.topics({"T.ZXZZT"})
-    expected = [p for p in chunk.payloads[10:9000] if b'"ev":"T","sym":"ZXZZT"' in p]
-    assert chunk.heard(one, 10, 9000) == expected
-    assert said.chunk(1000, one).payloads == chunk.heard(one, 0, len(chunk.at))
-    assert chunk.covers(one)
-    assert not chunk.covers(said.topics({"AM.*"}))
 
 
 def test_files_that_are_out_of_order_are_put_in_order(folder: FlatFileTape) -> None:

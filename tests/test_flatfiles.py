@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import pytest
 
+from s3 import KEY_ID, SECRET, serving_folder, settings_for
 from tapelab import errors
 from tapelab.budget import Budget
+from tapelab.exchange import serve
 from tapelab.massive.flatfiles import FlatFiles, Listed
 from tapelab.settings import Settings
 from test_rest import Reply, Vendor, serving
 
-KEY_ID, SECRET = "KEYID1234567890", "secret-that-nobody-may-see"
 MINUTES = "us_stocks_sip/minute_aggs_v1"
 FIRST, LAST = date(2013, 10, 7), date(2013, 10, 11)
-READY_SECONDS = 30
 
 
 @pytest.fixture(scope="session")
@@ -32,47 +28,14 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, real_day: Path) -> Iterator
     root = tmp_path_factory.mktemp("s3")
     for product in ("minute_aggs_v1", "day_aggs_v1"):
         shutil.copytree(real_day / "us_stocks_sip" / product, root / "flatfiles/us_stocks_sip" / product)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = Path(sys.executable).with_name("rclone")
-    arguments = [
-        "serve",
-        "s3",
-        "--read-only",
-        "--auth-key",
-        f"{KEY_ID},{SECRET}",
-        "--addr",
-        f"127.0.0.1:{port}",
-    ]
-    with subprocess.Popen(
-        [program, *arguments, root], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as server:
-        try:
-            assert server.stderr is not None
-            given_up = threading.Timer(READY_SECONDS, server.kill)
-            given_up.start()
-            for line in server.stderr:
-                if "Starting s3 server" in line:
-                    break
-            given_up.cancel()
-            (root / "url").write_text(f"http://127.0.0.1:{port}")
-            yield root
-        finally:
-            server.kill()
+    with serving_folder(root) as url:
+        (root / "url").write_text(url)
+        yield root
 
 
 @pytest.fixture
 def settings(bucket: Path, tmp_path: Path) -> Settings:
-    url = (bucket / "url").read_text()
-    return Settings.load(
-        s3_access_key_id=KEY_ID,
-        s3_secret_access_key=SECRET,
-        s3_endpoint=url,
-        rest_url=url,
-        home=tmp_path / "home",
-        flat_file_gb_per_month=1,
-    )
+    return settings_for((bucket / "url").read_text(), tmp_path / "home", flat_file_gb_per_month=1)
 
 
 def doors(settings: Settings) -> FlatFiles:
@@ -223,3 +186,52 @@ def test_the_stand_in_exchange_says_what_its_tape_is(broken: tuple[Vendor, Setti
     door = doors(settings)
     door.download(LISTED, tmp_path / "day.csv.gz")
     assert door.tape == "simulated seed=7"
+
+
+def test_a_large_file_comes_in_ranges_and_is_counted_once(
+    real_day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapelab.massive.flatfiles.RANGE", 1_000)
+    with serve(flat_files=real_day) as exchange, exchange.use() as here:
+        listed = doors(here).list(MINUTES, FIRST, LAST)[FIRST]
+        came: list[int] = []
+        door = FlatFiles(here, Budget(here), came=came.append)
+        path = door.download(listed, tmp_path / "day.csv.gz")
+        assert path.read_bytes() == (real_day / listed.key).read_bytes()
+        assert door.tape.startswith("flat-files")
+        assert max(came) <= 1_000
+        assert sum(came) == listed.size == spent(here)
+
+
+def test_a_server_without_ranges_gives_a_large_file_whole(
+    settings: Settings, real_day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapelab.massive.flatfiles.RANGE", 1_000)
+    listed = doors(settings).list(MINUTES, FIRST, LAST)[FIRST]
+    path = doors(settings).download(listed, tmp_path / "day.csv.gz")
+    assert path.read_bytes() == (real_day / listed.key).read_bytes()
+    assert spent(settings) == listed.size
+
+
+def test_a_file_that_is_replaced_between_two_of_its_ranges_leaves_nothing(
+    broken: tuple[Vendor, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapelab.massive.flatfiles.RANGE", len(BODY) // 2 + 1)
+    vendor, settings = broken
+    half = len(BODY) // 2 + 1
+
+    def part(begin: int, end: int, etag: str) -> Reply:
+        says = f"bytes {begin}-{end - 1}/{len(BODY)}"
+        return Reply(BODY[begin:end], 206, headers={**ETAG, "ETag": etag, "Content-Range": says})
+
+    vendor.script(part(0, half, ETAG["ETag"]), part(half, len(BODY), '"another"'))
+    with pytest.raises(errors.SourceError, match="replaced"):
+        doors(settings).download(LISTED, tmp_path / "day.csv.gz")
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_files_of_every_market_are_listed_by_their_own_names(settings: Settings) -> None:
+    for product in ("us_options_opra/trades_v1", "us_indices/values_v1", "us_futures_cme/session_aggs_v1"):
+        assert doors(settings).list(product, FIRST, LAST) == {}
+    with pytest.raises(errors.UnknownName, match="us_indices/values_v1"):
+        doors(settings).list("indices/values_v1", FIRST, LAST)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -144,7 +145,10 @@ def test_a_flat_file_covers_every_symbol_of_its_day(lake: Lake, minute_file: Pat
     assert table["symbol"].unique().to_pylist() == ["AIG", "SPY"]
     assert {held.origin for held in coverage.values()} == {"flat_file"}
     assert {name for name, _ in coverage} == {"SPY", "NOTHERE", "AIG"}
-    assert lake.day_file(MINUTES, day) == about(day)
+    held = lake.day_file(MINUTES, day)
+    assert held is not None
+    assert msgspec.structs.replace(held, rows=0) == about(day)
+    assert (held.rows, held.notes) == (len(expected), ())
     assert lake.names(MINUTES, day) == ["AIG", "BAC", "IBM", "SPY"]
 
 
@@ -300,3 +304,159 @@ def test_the_lake_is_the_last_answer_of_each_day(
     keys = zip(table["symbol"].to_pylist(), table["session"].to_pylist(), strict=True)
     assert np.array_equal(table["close"].to_numpy(), [last[key] for key in keys])
     assert len(table) == 3 * len(last)
+
+
+MONTH = [s.date for s in sessions.between(Market.STOCKS, date(2013, 10, 1), date(2013, 10, 31))]
+CROWD = ["A", "AIG", "BAC", "BApA", "Z"]
+
+
+def day_bars(day: date, price: float, rows: int = 3) -> pa.Table:
+    parts = [bars(name, day, price=price + number, rows=rows) for number, name in enumerate(CROWD)]
+    return tables.concat(parts, tables.BARS).drop("vwap")
+
+
+def keep_day(
+    lake: Lake, folder: Path, day: date, *, price: float = 1.0, etag: str = "e1", rows: int = 3
+) -> None:
+    source = folder / f"{day}.csv"
+    source.write_bytes(wire.write_flat_file(day_bars(day, price, rows), MINUTES))
+    keep_file(lake, source, day, etag)
+
+
+def closes(lake: Lake, days: list[date], symbols: list[str] = CROWD) -> list[float]:
+    table, coverage = lake.read(symbols, days, "1m", product=MINUTES)
+    assert len(coverage) == len(days) * len(symbols)
+    assert table.equals(table.sort_by([("symbol", "ascending"), ("timestamp", "ascending")]))
+    return [float(close) for close in table["close"].to_pylist()]
+
+
+def test_a_month_waits_until_it_is_worth_a_file_and_is_then_written_when_it_is_over(
+    lake: Lake, tmp_path: Path
+) -> None:
+    path = lake.month_path(MINUTES, MONTH[0])
+    for day in MONTH[:4]:
+        keep_day(lake, tmp_path, day)
+    assert lake.compact(MINUTES) == []
+    keep_day(lake, tmp_path, MONTH[4])
+    assert lake.compact(MINUTES) == [path]
+    for day in MONTH[5:-1]:
+        keep_day(lake, tmp_path, day)
+    assert lake.compact(MINUTES) == [path]
+    keep_day(lake, tmp_path, MONTH[-1])
+    assert lake.compact(MINUTES, last=date(2013, 9, 30)) == []
+    assert lake.compact(MINUTES) == [path]
+    assert lake.compact(MINUTES) == []
+    assert closes(lake, MONTH) == [1.0 + n for n in range(5) for _ in range(3 * len(MONTH))]
+
+
+def test_a_day_that_was_replaced_is_read_from_its_own_file_until_the_month_is_written_again(
+    lake: Lake, tmp_path: Path
+) -> None:
+    for day in MONTH:
+        keep_day(lake, tmp_path, day)
+    lake.compact(MINUTES)
+    keep_day(lake, tmp_path, MONTH[7], price=50.0, etag="e2", rows=1)
+    before = closes(lake, MONTH, ["A"])
+    assert before == [1.0] * 21 + [50.0] + [1.0] * 3 * (len(MONTH) - 8)
+    assert lake.compact(MINUTES)
+    assert closes(lake, MONTH, ["A"]) == before
+    lake.day_path(MINUTES, MONTH[7]).unlink()
+    _, coverage = lake.read(["A"], MONTH, "1m", product=MINUTES)
+    assert ("A", MONTH[7]) not in coverage, "day files are the truth"
+
+
+def test_a_damaged_month_file_is_not_missed_and_is_written_again(lake: Lake, tmp_path: Path) -> None:
+    for day in MONTH:
+        keep_day(lake, tmp_path, day)
+    (path,) = lake.compact(MINUTES)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert len(closes(lake, MONTH)) == 3 * len(CROWD) * len(MONTH)
+    assert [(broken.what, broken.path) for broken in lake.verify()] == [("month", path)]
+    assert lake.compact(MINUTES) == [path]
+    assert lake.verify() == []
+
+
+@pytest.mark.parametrize("rows_at_a_time", [7, 40, 10_000])
+def test_a_month_in_many_slices_and_groups_is_the_same(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_a_time: int
+) -> None:
+    for number, day in enumerate(MONTH):
+        keep_day(lake, tmp_path, day, price=float(number), rows=4)
+    expected = closes(lake, MONTH)
+    monkeypatch.setattr("tapelab.store.compaction.SLICE", rows_at_a_time)
+    monkeypatch.setattr("tapelab.store.sheets.ROW_GROUP", rows_at_a_time)
+    lake.compact(MINUTES)
+    assert closes(lake, MONTH) == expected
+    assert closes(lake, MONTH[3:9], ["BApA"]) == [3.0 + n for n in range(3, 9) for _ in range(4)]
+
+
+def test_a_compaction_killed_in_the_middle_leaves_a_whole_lake(lake: Lake, tmp_path: Path) -> None:
+    for day in MONTH:
+        keep_day(lake, tmp_path, day)
+    script = f"""
+import os, signal, sys
+import pyarrow.parquet as pq
+from tapelab.settings import Settings
+from tapelab.store.lake import Lake
+write = pq.ParquetWriter.write_table
+def killed(self, *args, **more):
+    write(self, *args, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+pq.ParquetWriter.write_table = killed
+Lake(Settings.load(home={str(lake.folder.parents[1])!r})).compact({MINUTES!r})
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert list(lake.folder.rglob("*.part")), "the test must kill in the middle of writing"
+    assert len(closes(lake, MONTH)) == 3 * len(CROWD) * len(MONTH)
+    assert lake.compact(MINUTES)
+    assert lake.verify() == []
+    assert not list(lake.folder.rglob("*.part"))
+
+
+def test_pandas_and_polars_open_a_month_and_a_year_of_days_without_us(lake: Lake, tmp_path: Path) -> None:
+    for day in MONTH:
+        keep_day(lake, tmp_path, day)
+    (month,) = lake.compact(MINUTES)
+    folder = lake.folder / MINUTES
+    by_pandas = pd.read_parquet(month, filters=[("symbol", "==", "BApA")])
+    by_polars = pl.scan_parquet(folder / "2013/*/*.parquet").filter(pl.col("symbol") == "BApA").collect()
+    assert len(by_pandas) == len(by_polars) == 3 * len(MONTH)
+    assert by_pandas["close"].tolist() == by_polars.sort("timestamp")["close"].to_list()
+    assert pl.read_parquet(month)["symbol"].is_sorted()
+
+
+def test_the_manifest_says_what_each_file_is_and_is_believed_only_for_that_file(
+    lake: Lake, tmp_path: Path
+) -> None:
+    for day in MONTH[:2]:
+        keep_day(lake, tmp_path, day)
+    manifest = lake.folder / MINUTES / "2013/manifest.json"
+    entry = msgspec.json.decode(manifest.read_bytes())["files"][str(MONTH[0])]["file"]
+    assert (entry["etag"], entry["size"], entry["rows"], entry["known_at"]) == ("e1", 1, 3 * len(CROWD), 5)
+    for content in (b"", b"{", manifest.read_bytes().replace(b'"etag": "e1"', b'"etag": "e9"')):
+        manifest.write_bytes(content)
+        lake.day_path(MINUTES, MONTH[0]).touch()
+        held = lake.day_file(MINUTES, MONTH[0])
+        assert held is not None
+        assert held.etag == "e1"
+    manifest.unlink()
+    assert list(lake.sound_files(MINUTES, MONTH)) == MONTH[:2]
+
+
+def test_every_kind_of_damage_is_named_with_what_it_held(lake: Lake, tmp_path: Path) -> None:
+    keep_day(lake, tmp_path, MONTH[0])
+    lake.keep_rest("BApA", "1m", bars("BApA", DAYS[0]), {DAYS[0]: True}, known_at=7)
+    lake.keep_reference("AAPL", Splits(7, ()))
+    assert lake.verify() == []
+    for path in [*lake.folder.rglob("*.parquet"), *lake.folder.rglob("AAPL.json")]:
+        path.write_bytes(path.read_bytes()[:-5])
+    found = {broken.what: broken for broken in lake.verify()}
+    assert (found["day"].product, found["day"].day) == (MINUTES, MONTH[0])
+    assert (found["rest"].symbol, found["rest"].base, found["rest"].stretch) == ("BApA", "1m", "2013-10")
+    assert found["reference"].path.name == "AAPL.json"
+    assert len(found) == 3
+    for broken in found.values():
+        lake.discard(broken)
+    assert lake.verify() == []
+    assert lake.coverage(["BApA"], DAYS, "1m", product=MINUTES) == {}

@@ -301,9 +301,16 @@ def test_an_answer_that_is_always_cut_is_unreachable(client: RestClient, vendor:
     ids=["html", "count", "status", "row"],
 )
 def test_what_is_no_page_of_bars_is_an_error(client: RestClient, vendor: Vendor, reply: Reply) -> None:
-    vendor.script(reply)
+    vendor.answer = lambda asked: reply
     with pytest.raises(errors.MalformedAnswer):
         ask(client)
+    assert len(vendor.asked) <= rest.TRIES_OF_A_PAGE
+
+
+def test_a_page_that_came_broken_is_asked_for_again(client: RestClient, vendor: Vendor) -> None:
+    whole = bars(0, 1)
+    vendor.script(Reply(whole.body[:40]), Reply(b'{"status":"ERROR","error":"a bad moment"}'), whole)
+    assert ask(client) == [0, 1]
 
 
 def test_bars_out_of_order_or_twice_are_an_error(client: RestClient, vendor: Vendor) -> None:
@@ -335,6 +342,64 @@ def test_a_full_budget_refuses_before_anything_is_sent(settings: Settings, vendo
         with pytest.raises(errors.BudgetExceeded):
             ask(client)
     assert len(vendor.asked) == 1
+
+
+def test_a_pause_that_the_vendor_asks_for_is_kept_by_every_question(
+    client: RestClient, vendor: Vendor, still: FixedClock
+) -> None:
+    vendor.script(Reply(status=429, headers={"Retry-After": "30"}), bars(0), bars(0))
+    first = threading.Event()
+
+    class Standing(FixedClock):
+        """One thread sleeps while another asks."""
+
+        def sleep(self, seconds: float) -> None:
+            if not first.is_set():
+                first.set()
+                ask(client)
+                assert self.at >= NOON + 30 * SECOND
+            super().sleep(seconds)
+
+    with clock.use(Standing(NOON)):
+        ask(client)
+    assert len(vendor.asked) == 3
+
+
+def test_after_stop_nothing_more_is_sent_and_nothing_counted(
+    client: RestClient, vendor: Vendor, settings: Settings
+) -> None:
+    client.stop()
+    with pytest.raises(errors.Unreachable, match="stopped"):
+        ask(client)
+    assert (len(vendor.asked), calls(settings)) == (0, 0)
+
+
+def test_the_markets_splits_since_a_day_are_one_question(client: RestClient, vendor: Vendor) -> None:
+    rows = [
+        {"ticker": "B", "execution_date": "2024-06-10", "split_from": 1, "split_to": 10},
+        {"ticker": "A", "execution_date": "2024-06-07", "split_from": 4, "split_to": 1},
+    ]
+    paid = [{"ticker": "A", "ex_dividend_date": "2024-06-07", "cash_amount": 0.25}]
+    vendor.script(
+        Reply(json.dumps({"status": "OK", "results": rows}).encode()),
+        Reply(json.dumps({"status": "OK", "results": paid}).encode()),
+    )
+    found = client.splits(since=date(2024, 6, 1))
+    assert [(split.symbol, split.factor) for split in found] == [("A", 4), ("B", 0.1)]
+    assert [dividend.cash_amount for dividend in client.dividends(since=date(2024, 6, 1))] == [0.25]
+    assert [asked.query for asked in vendor.asked] == [
+        {"execution_date.gte": "2024-06-01", "limit": "1000"},
+        {"ex_dividend_date.gte": "2024-06-01", "limit": "1000"},
+    ]
+
+
+def test_ticks_out_of_order_or_of_another_time_are_an_error(client: RestClient, vendor: Vendor) -> None:
+    begin = 1_517_562_000_016_036_581
+    for stamps in ([begin + 1, begin], [begin - 1], [begin + 10]):
+        rows = [{"sip_timestamp": s, "participant_timestamp": s, "price": 1.5, "size": 1} for s in stamps]
+        vendor.script(Reply(json.dumps({"status": "OK", "results": rows}).encode()))
+        with pytest.raises(errors.MalformedAnswer, match="order of time"):
+            list(client.trades("AAPL", begin, begin + 10))
 
 
 def test_without_a_key_the_error_says_which_setting(settings: Settings) -> None:

@@ -54,6 +54,7 @@ def test_no_key_is_written_that_no_field_or_bar_rule_fills() -> None:
         assert set(keys) - known <= {"z", "e"}
 
 
+@pytest.mark.judge
 def test_a_file_lies_where_the_vendor_puts_it_and_is_found_again(real_day: Path) -> None:
     assert (
         wire.file_key("us_stocks_sip/trades_v1", DAY) == "us_stocks_sip/trades_v1/2013/10/2013-10-09.csv.gz"

@@ -107,6 +107,7 @@ def expected(name: str, text: str) -> object:
     return Decimal(text)
 
 
+@pytest.mark.judge
 @pytest.mark.parametrize(("sample", "product"), samples())
 def test_every_row_the_vendor_shows_is_read_field_by_field(shared: Path, sample: str, product: str) -> None:
     for text, row, day in rows_of(shared / "payloads" / sample):
@@ -123,6 +124,7 @@ def test_every_row_the_vendor_shows_is_read_field_by_field(shared: Path, sample:
             assert (got["arrival"], got["ts_recv"]) == (0, None)
 
 
+@pytest.mark.judge
 @pytest.mark.parametrize(("sample", "product"), samples())
 def test_every_row_the_vendor_shows_is_written_back_to_the_byte(
     shared: Path, sample: str, product: str
@@ -138,6 +140,7 @@ def test_every_row_the_vendor_shows_is_written_back_to_the_byte(
             assert again == text
 
 
+@pytest.mark.judge
 def test_every_sample_of_a_stock_product_is_judged(shared: Path) -> None:
     there = {
         f"{folder}/{path.name}"
@@ -148,6 +151,7 @@ def test_every_sample_of_a_stock_product_is_judged(shared: Path) -> None:
     assert there == set(SAMPLES)
 
 
+@pytest.mark.judge
 def test_a_decimal_trade_by_hand(shared: Path) -> None:
     path = shared / "payloads/flatfiles/us_stocks_sip-trades_v1.csv"
     [trade] = wire.read_flat_file(path, TRADES, day=date(2026, 5, 22)).to_pylist()
@@ -170,6 +174,7 @@ def test_a_decimal_trade_by_hand(shared: Path) -> None:
     }
 
 
+@pytest.mark.judge
 def test_an_empty_opening_quote_by_hand(shared: Path) -> None:
     path = shared / "payloads/flatfiles/us_stocks_sip-quotes_v1.csv"
     [quote] = wire.read_flat_file(path, QUOTES, day=date(2026, 5, 22)).to_pylist()
@@ -178,6 +183,7 @@ def test_an_empty_opening_quote_by_hand(shared: Path) -> None:
     assert (quote["conditions"], quote["indicators"], quote["ts_trf"]) == ([1, 81], None, None)
 
 
+@pytest.mark.judge
 @pytest.mark.parametrize("product", sorted(wire.PRODUCTS))
 def test_a_real_day_goes_through_a_table_and_back_to_the_byte(real_day: Path, product: str) -> None:
     with gzip.open(real_day / wire.file_key(product, REAL_DAY)) as stream:
@@ -190,6 +196,7 @@ def test_a_real_day_goes_through_a_table_and_back_to_the_byte(real_day: Path, pr
     assert (decimal == text) == (product == QUOTES)
 
 
+@pytest.mark.judge
 @pytest.mark.slow
 @pytest.mark.parametrize("product", sorted(wire.PRODUCTS))
 def test_the_whole_real_day_goes_through_and_back_to_the_byte(real_day: Path, product: str) -> None:
@@ -203,7 +210,7 @@ def test_the_whole_real_day_goes_through_and_back_to_the_byte(real_day: Path, pr
 def test_a_file_in_blocks_is_the_same_file(real_day: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = real_day / wire.file_key(MINUTES, REAL_DAY)
     whole = wire.read_flat_file(path, MINUTES, day=REAL_DAY)
-    monkeypatch.setattr("tapelab.massive.wire.flatfile.BLOCK", 4096)
+    monkeypatch.setattr("tapelab.massive.wire.csvfile.BLOCK", 4096)
     blocks = list(wire.iter_flat_file(path, MINUTES, day=REAL_DAY))
     assert len(blocks) > 10
     assert pa.concat_tables(blocks).equals(whole)
@@ -225,6 +232,7 @@ def test_tickers_that_other_readers_take_for_nothing_stay_tickers() -> None:
     assert wire.read_flat_file(text, DAY_BARS, day=date(2026, 5, 22))["symbol"].to_pylist() == names
 
 
+@pytest.mark.judge
 def test_the_number_style_follows_the_day_of_the_rows(shared: Path) -> None:
     header = ",".join(wire.PRODUCTS[DAY_BARS].header) + "\n"
     last_whole = (header + "A,5,9.5,9.0,9.5,9.0,1771563600000000000,2\n").encode()  # 2026-02-20, a Friday
@@ -294,7 +302,7 @@ def test_a_row_that_the_product_cannot_hold_is_refused_by_name(
 
 
 def test_the_row_is_named_in_later_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tapelab.massive.wire.flatfile.BLOCK", 4096)
+    monkeypatch.setattr("tapelab.massive.wire.csvfile.BLOCK", 4096)
     header = ",".join(wire.PRODUCTS[MINUTES].header)
     for broken in (BAR.replace("18218", "x"), BAR.replace("18218", "-1")):
         lines = [header, *[BAR] * 500, broken, *[BAR] * 500]

@@ -88,6 +88,7 @@ def as_column(key: str, value: Any, channel: str) -> object:
     return str(value) if (channel, key) == ("T", "i") else value
 
 
+@pytest.mark.judge
 def test_every_field_of_the_vendors_examples_and_recorded_frames_is_in_the_table(shared: Path) -> None:
     events = [e for e in examples(shared) if e["ev"] in TABLE]
     events += [event for line in recorded(shared) for event in json.loads(line)]
@@ -109,6 +110,7 @@ def test_every_field_of_the_vendors_examples_and_recorded_frames_is_in_the_table
             assert (row["ts_recv"], row["arrival"]) == (5, 100)
 
 
+@pytest.mark.judge
 def test_the_vendors_examples_are_written_back_with_their_keys_in_their_order(shared: Path) -> None:
     for event in [e for e in examples(shared) if e["ev"] in TABLE]:
         channel: Channel = event["ev"]
@@ -121,6 +123,41 @@ def test_the_vendors_examples_are_written_back_with_their_keys_in_their_order(sh
         assert [key for key in again if key in kept] == list(kept)
 
 
+@pytest.mark.judge
+def test_the_vendors_examples_reach_callbacks_as_objects(shared: Path) -> None:
+    by_channel = {event["ev"]: event for event in examples(shared)}
+    payload = json.dumps([by_channel[channel] for channel in ("T", "Q", "A", "LULD", "AM")]).encode()
+    assert wire.decode_events(payload, ts_recv=9, arrival=3) == [
+        Trade("MSFT", 1536036818784000000, 9, 3, 114.125, 100.0, 4, (0, 12), False),
+        Quote("MSFT", 1536036818784000000, 9, 4, 114.125, 114.128, 100.0, 160.0),
+        Bar(
+            "SPCE",
+            1610144868000000000,
+            1610144869000000000,
+            25.39,
+            25.39,
+            25.39,
+            25.39,
+            200.0,
+            25.3981,
+            None,
+        ),
+        Bar(
+            "GTE",
+            1610144640000000000,
+            1610144700000000000,
+            0.4488,
+            0.4489,
+            0.4486,
+            0.4486,
+            4110.0,
+            0.4488,
+            None,
+        ),
+    ]
+
+
+@pytest.mark.judge
 def test_channels_without_a_table_are_counted_by_name(shared: Path) -> None:
     decoder = wire.FrameDecoder()
     others = [e for e in examples(shared) if e["ev"] not in TABLE]
@@ -133,6 +170,7 @@ def test_channels_without_a_table_are_counted_by_name(shared: Path) -> None:
     assert tables["quotes"]["arrival"].to_pylist() == [3]
 
 
+@pytest.mark.judge
 def test_every_example_of_every_market_is_taken_or_counted(shared: Path) -> None:
     listed = json.loads((shared / "payloads/ws/spec-examples.json").read_bytes())
     decoder = wire.FrameDecoder()
@@ -143,6 +181,7 @@ def test_every_example_of_every_market_is_taken_or_counted(shared: Path) -> None
     assert decoder.malformed == 2  # the two bars of an index: they have no volume
 
 
+@pytest.mark.judge
 def test_status_events_come_out_of_the_handshake_in_order(shared: Path) -> None:
     decoder = wire.FrameDecoder()
     lines = (shared / "payloads/ws/handshake.jsonl").read_bytes().splitlines()
@@ -303,6 +342,7 @@ def test_an_average_size_is_written_only_where_the_trades_were_counted() -> None
     assert (second["ev"], second["e"] - second["s"]) == ("A", 1_000)
 
 
+@pytest.mark.judge
 @pytest.mark.parametrize(
     ("product", "channel"), [("trades_v1", "T"), ("quotes_v1", "Q"), ("minute_aggs_v1", "AM")]
 )

@@ -7,10 +7,11 @@ begin at midnight UTC. These budgets are yours, not the vendor's.
 from __future__ import annotations
 
 import calendar
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ from tapelab.settings import Settings
 GIGABYTE = 1_000_000_000
 MINUTE = 60 * clock.SECOND
 LOCK_SECONDS = 30  # how long another process may hold the ledger before we say so
+NAP = 1.0  # seconds; a wait is cut into these, so that it can be given up
 LEDGER = "budget.json"
 
 
@@ -45,6 +47,7 @@ class Left:
     month_resets: int
     calls_today: int
     bytes_this_month: int
+    calls_a_minute: int | None = None  # the limit itself
 
 
 class Budget:
@@ -62,25 +65,58 @@ class Budget:
 
     def left(self) -> Left:
         """What is left now; creates nothing."""
-        ledger = self._read()
-        now = clock.now()
-        today = datetime.fromtimestamp(now // clock.SECOND, UTC).date()
-        tomorrow = today + timedelta(days=1)
+        return self._left(self._read())
+
+    def check(self, *, rest_calls: int = 0, file_bytes: int = 0) -> None:
+        """Raise `BudgetExceeded` if that many calls or bytes would break a budget; nothing is counted."""
+        self._check(self._read(), rest_calls, file_bytes)
+
+    def spend_rest(self, calls: int = 1, *, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Count calls that are about to be sent, waiting while only the minute is full.
+
+        Once `given_up()` is true nothing more is counted, and the answer is False.
+        """
+        for _ in range(calls):
+            said = False
+            while not given_up():
+                if (wait := self._spend_one()) <= 0:
+                    break
+                if self._on_wait and not said:
+                    self._on_wait(wait)
+                    said = True
+                clock.sleep(min(wait, NAP))
+            else:
+                return False
+        return True
+
+    def return_rest(self) -> None:
+        """Take back the last call that was counted: it found no server and never went out."""
+        with self._locked() as ledger:
+            ledger.calls_today = max(ledger.calls_today - 1, 0)
+            del ledger.recent_calls[-1:]
+
+    def spend_bytes(self, count: int) -> None:
+        """Count bytes of flat files that are about to be downloaded."""
+        with self._locked() as ledger:
+            self._check(ledger, 0, count)
+            ledger.bytes_this_month += count
+
+    def _left(self, ledger: _Ledger) -> Left:
+        today = _utc(clock.now()).date()
         days = calendar.monthrange(today.year, today.month)[1]
-        next_month = today.replace(day=1) + timedelta(days=days)
         return Left(
             rest_day=max(self._per_day - ledger.calls_today, 0) if self._per_day else None,
             rest_minute=max(self._per_minute - len(ledger.recent_calls), 0) if self._per_minute else None,
             bytes_month=max(self._bytes - ledger.bytes_this_month, 0) if self._bytes else None,
-            day_resets=_midnight(tomorrow.isoformat()),
-            month_resets=_midnight(next_month.isoformat()),
+            day_resets=_midnight(today + timedelta(days=1)),
+            month_resets=_midnight(today.replace(day=1) + timedelta(days=days)),
             calls_today=ledger.calls_today,
             bytes_this_month=ledger.bytes_this_month,
+            calls_a_minute=self._per_minute or None,
         )
 
-    def check(self, *, rest_calls: int = 0, file_bytes: int = 0) -> None:
-        """Raise `BudgetExceeded` if that many calls or bytes would break a budget; nothing is counted."""
-        left = self.left()
+    def _check(self, ledger: _Ledger, rest_calls: int, file_bytes: int) -> None:
+        left = self._left(ledger)
         if left.rest_day is not None and rest_calls > left.rest_day:
             raise BudgetExceeded(
                 f"This needs {rest_calls} REST calls, and {left.rest_day} of {self._per_day} a day are left.",
@@ -99,23 +135,9 @@ class Budget:
                 left=left.bytes_month,
             )
 
-    def spend_rest(self, calls: int = 1) -> None:
-        """Count calls that are about to be sent, waiting while only the minute is full."""
-        for _ in range(calls):
-            while (wait := self._spend_one()) > 0:
-                if self._on_wait:
-                    self._on_wait(wait)
-                clock.sleep(wait)
-
-    def spend_bytes(self, count: int) -> None:
-        """Count bytes of flat files that are about to be downloaded."""
-        with self._locked() as ledger:
-            self.check(file_bytes=count)
-            ledger.bytes_this_month += count
-
     def _spend_one(self) -> float:
         with self._locked() as ledger:
-            self.check(rest_calls=1)
+            self._check(ledger, 1, 0)
             if self._per_minute and len(ledger.recent_calls) >= self._per_minute:
                 return max((ledger.recent_calls[0] + MINUTE - clock.now()) / clock.SECOND, 0.001)
             ledger.calls_today += 1
@@ -161,7 +183,7 @@ class Budget:
                 remedy="Delete it to start the day's count at zero.",
             ) from cause
         now = clock.now()
-        stamp = datetime.fromtimestamp(now // clock.SECOND, UTC)
+        stamp = _utc(now)
         if ledger.day != f"{stamp:%Y-%m-%d}":
             ledger.day, ledger.calls_today = f"{stamp:%Y-%m-%d}", 0
         if ledger.month != f"{stamp:%Y-%m}":
@@ -172,9 +194,16 @@ class Budget:
 
 def _replace(path: Path, content: bytes) -> None:
     beside = path.with_suffix(".new")
-    beside.write_bytes(content)
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     beside.replace(path)
 
 
-def _midnight(day: str) -> int:
-    return round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * clock.SECOND
+def _utc(instant: int) -> datetime:
+    return datetime.fromtimestamp(instant // clock.SECOND, UTC)
+
+
+def _midnight(day: date) -> int:
+    return round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * clock.SECOND

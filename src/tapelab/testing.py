@@ -1,5 +1,13 @@
 """The stand-in exchange as a pytest fixture: try your trading code when the market is closed.
 
+    def test_my_program_trades(tapelab_exchange):
+        tapelab_exchange.jump("09:30")
+        ...
+
+    @pytest.mark.tapelab_exchange(plan="starter", faults={"stream": [{"fault": "cut", "first": 1000}]})
+    def test_my_program_survives_a_cut_line(tapelab_exchange):
+        ...
+
 The plugin is there as soon as tapelab is installed; it loads nothing until a test asks for its fixture.
 """
 
@@ -13,11 +21,25 @@ import pytest
 if TYPE_CHECKING:
     from tapelab.exchange import Exchange
 
+MARKER = "tapelab_exchange"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{MARKER}(**options): what tl.serve is called with for this test")
+
 
 @pytest.fixture
-def tapelab_exchange_options() -> dict[str, Any]:
-    """What `tl.serve` is called with; override this fixture to test on another tape or at another speed."""
-    return {"simulate": True, "speed": 0}
+def tapelab_exchange_options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What `tl.serve` is called with: a simulated market, unpaced, unless `mark.tapelab_exchange` says else.
+
+    The marks of a module, a class and a test add up. Override this fixture to decide in another way.
+    """
+    given: dict[str, Any] = {}
+    for mark in reversed(list(request.node.iter_markers(MARKER))):
+        given |= mark.kwargs
+    made_up = {} if {"dataset", "flat_files"} & given.keys() else {"simulate": True}
+    unpaced = {} if given.get("follow") else {"speed": 0}
+    return {**made_up, **unpaced, **given}
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ BASES: dict[str, Base] = {
 _LENGTHS = {"second": SECOND, "minute": MINUTE, "hour": HOUR}
 _MONTHS = {"month": 1, "quarter": 3, "year": 12}
 _A_SUNDAY = np.datetime64("1970-01-04")
+_FAR = np.datetime64("2200-01-01")  # where every window ends at the latest; ns do not reach much further
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Windows:
         if self.timespan in _LENGTHS:
             midnight = sessions.day_start(Market.STOCKS, first + timedelta(days=1))
             return min(start + self.multiplier * _LENGTHS[self.timespan], midnight)
-        return int(_midnights(self._next_dates(np.array([first], dtype="datetime64[D]")))[0])
+        following = self._next_dates(np.array([first], dtype="datetime64[D]"))
+        return int(_midnights(np.minimum(following, _FAR))[0])
 
     def _first_dates(self, dates: Dates) -> Dates:
         anchor, unit = np.datetime64(self.anchor), self.multiplier

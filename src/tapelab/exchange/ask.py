@@ -8,22 +8,31 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from urllib.parse import parse_qsl, urlencode
+from functools import cached_property
+from urllib.parse import parse_qsl, quote, urlencode
 
+from tapelab.exchange.plans import Plan
+from tapelab.exchange.tape import Tape
 from tapelab.market import clock, sessions
-from tapelab.market.clock import SECOND
+from tapelab.market.clock import MILLISECOND, SECOND
 from tapelab.market.symbols import Market
 from tapelab.massive.wire.answers import Refusal
 
 EVER = (-(1 << 62), 1 << 62)  # ns; wider than any tape
 FAR = 1 << 62
 LATEST = 7_258_118_400 * SECOND  # 2200
+MAX_ADDRESS = 8_000  # characters of a path and its query
+MAX_PARAMETERS = 100
+QUOTED = 40  # characters of what was asked that a refusal repeats
 
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _INSTANT = re.compile(
-    r"(?P<seconds>\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})(?:\.(?P<fraction>\d{1,9}))?(?P<zone>Z|[+-]\d{2}:\d{2})"
+    r"(?P<seconds>\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})(?:\.(?P<fraction>\d{1,9}))?(?P<zone>Z|[+-]\d{2}:\d{2})",
+    re.ASCII,
 )
-_WHOLE = re.compile(r"-?\d{1,19}")
+_WHOLE = re.compile(r"-?\d{1,19}", re.ASCII)
+_MILLISECONDS = re.compile(r"\d{1,13}", re.ASCII)
+_PLAIN = "/:"  # as they are in a path
 
 
 class Refused(Exception):
@@ -41,9 +50,10 @@ def malformed(text: str) -> Refused:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request: `path` holds the named parts of its route, `query` its parameters and those of its cursor.
+    """A request, and what it is asked of: `tape`, at the exchange's time `now` (ns UTC), on `plan`.
 
-    `base` is the host that was called, `route` the path as it was sent.
+    `path` holds the named parts of its route, `query` its parameters and those of its cursor. `base` is the
+    host that was called, `route` the path as it was sent.
     """
 
     path: Mapping[str, str]
@@ -51,19 +61,36 @@ class Ask:
     base: str
     route: str
     request_id: str
+    tape: Tape
+    now: int
+    plan: Plan
+
+    @property
+    def ticker(self) -> str:
+        return self.path["ticker"]
+
+    @cached_property
+    def today(self) -> date:
+        """The exchange's date."""
+        return clock.date_of(self.now, sessions.NEW_YORK)
+
+    @property
+    def reached(self) -> int:
+        """The moment that the plan's data have reached, ns UTC."""
+        return self.plan.until(self.now)
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
         text = self.query.get(name)
         if text is None:
             return default
         if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
-            raise malformed(f"'{name}' must be a whole number from {low} to {high}, not '{text[:40]}'")
+            raise malformed(f"'{name}' must be a whole number from {low} to {high}, not '{text[:QUOTED]}'")
         return int(text)
 
     def choice(self, name: str, default: str, *known: str) -> str:
         text = self.query.get(name, default)
         if text not in known:
-            raise malformed(f"'{name}' must be one of {', '.join(known)}, not '{text[:40]}'")
+            raise malformed(f"'{name}' must be one of {', '.join(known)}, not '{text[:QUOTED]}'")
         return text
 
     def flag(self, name: str, default: bool) -> bool:
@@ -90,21 +117,21 @@ class Ask:
                 high = min(high, first - 1)
         return low, high
 
-    def texts(self, name: str) -> tuple[str | None, dict[str, str]]:
-        """What `name` must be, and what `.gt .gte .lt .lte` compare it with."""
-        return self.query.get(name), {
-            operator: self.query[f"{name}.{operator}"]
-            for operator in ("gt", "gte", "lt", "lte")
-            if f"{name}.{operator}" in self.query
-        }
+    def within_plan(self, low: int, high: int) -> None:
+        """Refuse a time (ns UTC) that begins before the plan's history, or on a day that it has not yet."""
+        early = low > EVER[0] and self.tape.kept_back(dates(low, high)[0])
+        if early or (self.plan.whole_days and low >= self.reached):
+            raise Refused("timeframe")
 
     def next_url(self, cursor: Mapping[str, object], route: str | None = None) -> str:
         """Where the next page is: our own host, no key, and a query that is there."""
-        return f"{self.base}{route or self.route}?cursor={encode_cursor(cursor)}"
+        return f"{self.base}{quote(route or self.route, safe=_PLAIN)}?cursor={encode_cursor(cursor)}"
 
 
 def opened(query: Mapping[str, str]) -> dict[str, str]:
     """The parameters of a query; what its cursor carries replaces what is beside it."""
+    if len(query) > MAX_PARAMETERS:
+        raise malformed(f"there are more than {MAX_PARAMETERS} parameters")
     plain = {name: value for name, value in query.items() if name not in ("cursor", "apiKey")}
     return {**plain, **decode_cursor(query["cursor"])} if "cursor" in query else plain
 
@@ -119,7 +146,9 @@ def decode_cursor(text: str) -> dict[str, str]:
     try:
         padded = text + "=" * (-len(text) % 4)
         plain = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
-        return dict(parse_qsl(plain, keep_blank_values=True, strict_parsing=True))
+        return dict(
+            parse_qsl(plain, keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_PARAMETERS)
+        )
     except (binascii.Error, ValueError) as cause:
         raise malformed("'cursor' is not one that was given out here") from cause
 
@@ -133,12 +162,24 @@ def moment(text: str, name: str) -> tuple[int, int]:
     if match := _INSTANT.fullmatch(text):
         try:
             stamp = datetime.fromisoformat(match["seconds"] + match["zone"]).astimezone(UTC)
-        except ValueError as cause:
-            raise malformed(f"'{name}' is not a time: '{text[:40]}'") from cause
+        except (ValueError, OverflowError) as cause:
+            raise malformed(f"'{name}' is not a time: '{text}'") from cause
         seconds = (stamp - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
         instant = seconds * SECOND + int((match["fraction"] or "").ljust(9, "0"))
+        if abs(instant) >= FAR:
+            raise malformed(f"'{name}' is out of range: '{text}'")
         return instant, instant
-    raise malformed(f"'{name}' must be YYYY-MM-DD or nanoseconds, not '{text[:40]}'")
+    raise malformed(f"'{name}' must be YYYY-MM-DD or nanoseconds, not '{text[:QUOTED]}'")
+
+
+def span(text: str, name: str) -> tuple[int, int]:
+    """First and last nanosecond of a date, or of a Unix millisecond."""
+    if not _MILLISECONDS.fullmatch(text):
+        return whole_day(day_of(text, name, "YYYY-MM-DD or milliseconds"))
+    first = int(text) * MILLISECOND
+    if first >= LATEST:
+        raise malformed(f"'{name}' is out of range: '{text}'")
+    return first, first + MILLISECOND - 1
 
 
 def dates(low: int, high: int) -> tuple[date, date]:
@@ -156,11 +197,13 @@ def whole_day(day: date) -> tuple[int, int]:
     )
 
 
-def day_of(text: str, name: str) -> date:
+def day_of(text: str, name: str, form: str = "YYYY-MM-DD") -> date:
+    if not _DATE.fullmatch(text):
+        raise malformed(f"'{name}' must be {form}, not '{text[:QUOTED]}'")
     try:
         day = date.fromisoformat(text)
     except ValueError as cause:
-        raise malformed(f"'{name}' is not a date: '{text[:40]}'") from cause
+        raise malformed(f"'{name}' is not a date: '{text}'") from cause
     if not 1970 <= day.year < 2200:
         raise malformed(f"'{name}' is out of range: '{text}'")
     return day

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import socket
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import date, time
+from datetime import date
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from tapelab import settings
 from tapelab.errors import BadRange, ServeError, UsageError
-from tapelab.exchange.plans import Plan, plan_named
-from tapelab.exchange.tape import (
-    MINUTE_BARS,
-    PRODUCTS,
-    QUOTES,
-    TRADES,
-    FlatFileTape,
-    Tape,
-    of_dataset,
-    simulated,
-)
-from tapelab.market import sessions
-from tapelab.market.symbols import Market
+from tapelab.exchange import opening
+from tapelab.exchange.faults import Faults
+from tapelab.exchange.plans import Account
+from tapelab.exchange.tape import Tape
+from tapelab.market import clock, sessions
 from tapelab.settings import Secret, Settings
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from tapelab.store.dataset import Dataset
 
 HOST = "127.0.0.1"
-MAX_PORT = 65_535
-WAITING = 128  # connections that the system holds for us
 SEED = 7
 BUCKET = "flatfiles"
 START_WITHIN = 30.0  # seconds
@@ -58,6 +48,7 @@ def serve(
     simulate: bool = False,
     dataset: str | Path | Dataset | None = None,
     flat_files: str | Path | None = None,
+    follow: bool = False,
     seed: int = SEED,
     day: date | str | None = None,
     start: int | str | None = None,
@@ -65,7 +56,9 @@ def serve(
     speed: float = 1.0,
     wait_for: int = 1,
     plan: str | None = None,
+    keys: Mapping[str, str | None] | None = None,
     max_connections: int | None = None,
+    faults: str | Path | Mapping[str, object] | None = None,
     host: str = HOST,
     rest_port: int = 0,
     ws_port: int = 0,
@@ -76,32 +69,40 @@ def serve(
     The tape is one of: `simulate` (a seeded market on test symbols), `dataset` (a recording), `flat_files` (a
     folder in the vendor's layout). `day` is the day that is streamed (the latest with ticks), from `start`
     to `until` (ns UTC, or "09:30" at the exchange). `speed` 1 is real time, N so many times faster, 0
-    unpaced. The clock starts with the `wait_for`-th subscribed client. Port 0 picks a free one. `plan` names
-    one of the vendor's plans whose limits are to hold (none). Use it in a `with` block, or call `close()`.
-    Raises `ServeError` when it cannot start, `UsageError` for a question without sense.
+    unpaced. The clock starts with the `wait_for`-th subscribed client. `follow`: the recording still grows,
+    and is streamed as it comes until it ends.
+
+    `plan` names one of the vendor's plans whose limits are to hold (none); `keys` are more keys and the plan
+    of each, so that clients of different plans can be tried side by side. `faults` is a script of what goes
+    wrong (`tapelab.exchange.faults`); `seed` settles its chances too. Port 0 picks a free one.
+
+    Use it in a `with` block, or call `close()`. Raises `ServeError` when it cannot start, `UsageError` for a
+    question without sense.
     """
-    tape = _tape(simulate, dataset, flat_files, seed)
-    if not speed >= 0 or speed == float("inf"):
+    if follow and (day, start, until, speed) != (None, None, None, 1.0):
         raise UsageError(
-            f"speed={speed} makes no sense.", remedy="1 is real time, 60 a minute a second, 0 unpaced."
+            "A recording under way has its own day and pace.", remedy="Leave out day, start, until and speed."
         )
+    tape = opening.tape_of(
+        simulate=simulate, dataset=dataset, flat_files=flat_files, seed=seed, follow=follow
+    )
     if wait_for < 0:
         raise UsageError(
             f"wait_for={wait_for} makes no sense.", remedy="It is a number of clients, 1 or more."
         )
-    entitled = plan_named(plan)
-    streamed = _day(tape, day)
-    first, last = _moment(streamed, start, "start"), _moment(streamed, until, "until")
-    if first is not None and last is not None and last <= first:
+    streamed = opening.day_of(tape, day)
+    span = (opening.moment_of(streamed, start, "start"), opening.moment_of(streamed, until, "until"))
+    if span[0] is not None and span[1] is not None and span[1] <= span[0]:
         raise BadRange(f"until={until} is not after start={start}.", remedy="Swap them.")
     return Exchange(
         tape,
-        entitled,
+        opening.accounts_of(tape, plan, keys, max_connections),
+        Faults.load(faults, seed=seed),
         day=streamed,
-        span=(first, last),
-        speed=speed,
-        wait_for=wait_for,
-        max_connections=entitled.connections if max_connections is None else max_connections,
+        span=span,
+        speed=0.0 if follow else opening.speed_of(speed),
+        wait_for=0 if follow else wait_for,
+        follow=follow,
         host=host,
         ports=(rest_port, ws_port, s3_port),
     )
@@ -118,44 +119,44 @@ class Exchange:
     def __init__(
         self,
         tape: Tape,
-        plan: Plan,
+        accounts: Sequence[Account],
+        faults: Faults,
         *,
         day: date,
         span: tuple[int | None, int | None],
         speed: float,
         wait_for: int,
-        max_connections: int | None,
+        follow: bool,
         host: str,
         ports: tuple[int, int, int],
     ) -> None:
-        from tapelab.exchange.script import Script
-        from tapelab.exchange.stream import Stream, TapeClock
+        from tapelab.exchange.stream import Stream
+        from tapelab.exchange.tapeclock import TapeClock
 
         self.tape = tape
         self.day = day
         self.s3_bucket = BUCKET
-        # The same tape has the same keys, so that what was stored from it is found again; another has others.
-        digest = hashlib.sha256(f"tapelab {tape.identity}".encode()).hexdigest()
-        self.api_key = f"demo-{digest[:24]}"
-        self.s3_access_key_id = f"demo-{digest[24:40]}"
-        self.s3_secret_access_key = f"demo-{digest[40:]}"
-        self._plan = plan
-        self._sockets = _listen(host, ports)
+        own = accounts[0]
+        self.api_key = own.api_key
+        self.s3_access_key_id = own.s3_access_key_id
+        self.s3_secret_access_key = own.s3_secret_access_key
+        self._accounts = {account.api_key: account for account in accounts}
+        self._faults = faults
+        self._follow = follow
+        self._end = opening.end_of(tape)
+        self._sockets = opening.listen(host, ports)
         shown = HOST if host in _WILDCARDS else f"[{host}]" if ":" in host else host
         rest, ws, s3 = (sock.getsockname()[1] for sock in self._sockets)
         self.rest_url = f"http://{shown}:{rest}"
         self.ws_url = f"ws://{shown}:{ws}"
         self.s3_endpoint = f"http://{shown}:{s3}"
-        session = sessions.session(Market.STOCKS, day)
-        begins = span[0] or (session.start if session else sessions.day_start(Market.STOCKS, day))
         self._stream = Stream(
             tape.identity,
-            self.api_key,
-            plan,
-            lambda: Script(tape, day, *span),
-            TapeClock(begins, speed),
+            accounts,
+            lambda: opening.script_of(tape, day, *span),
+            TapeClock(opening.start_of(day) if span[0] is None else span[0], speed),
             wait_for=wait_for,
-            max_connections=max_connections,
+            faults=faults,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -184,12 +185,19 @@ class Exchange:
         if self._thread.is_alive():
             _log.error("The stand-in exchange did not stop within %.0f s.", STOP_WITHIN)
 
-    def settings(self, home: str | Path) -> Settings:
-        """Settings that point everything at this exchange; your own budgets do not count here."""
+    def settings(self, home: str | Path, *, key: str | None = None) -> Settings:
+        """Settings that point everything at this exchange; your own budgets do not count here.
+
+        `key`: one of those that were given to `serve`, to ask as somebody of that plan.
+        """
+        key = self.api_key if key is None else key
+        if key not in self._accounts:
+            raise UsageError("The exchange does not know this key.", remedy="Give it to serve(keys=…).")
+        account = self._accounts[key]
         return Settings(
-            api_key=Secret(self.api_key),
-            s3_access_key_id=Secret(self.s3_access_key_id),
-            s3_secret_access_key=Secret(self.s3_secret_access_key),
+            api_key=Secret(account.api_key),
+            s3_access_key_id=Secret(account.s3_access_key_id),
+            s3_secret_access_key=Secret(account.s3_secret_access_key),
             s3_endpoint=self.s3_endpoint,
             s3_bucket=self.s3_bucket,
             rest_url=self.rest_url,
@@ -203,15 +211,15 @@ class Exchange:
         )
 
     @contextmanager
-    def use(self, home: str | Path | None = None) -> Iterator[Settings]:
+    def use(self, home: str | Path | None = None, *, key: str | None = None) -> Iterator[Settings]:
         """Everything in this context talks to this exchange and keeps its data in `home`.
 
-        Without `home`, in a temporary folder that is gone afterwards.
+        Without `home`, in a temporary folder that is gone afterwards. `key` as in `settings`.
         """
         with ExitStack() as stack:
             if home is None:
                 home = stack.enter_context(tempfile.TemporaryDirectory(prefix="tapelab-"))
-            yield stack.enter_context(settings.use(self.settings(home)))
+            yield stack.enter_context(settings.use(self.settings(home, key=key)))
 
     def ready_line(self) -> str:
         """Addresses and credentials as one line of JSON, for other programs."""
@@ -230,7 +238,18 @@ class Exchange:
     @property
     def position(self) -> int:
         """Where the exchange's clock stands, ns UTC; unpaced, at the last event that was said."""
-        return self._stream.clock.now()
+        # In a recording that is followed nothing may have happened yet.
+        return self._stream.clock.now() or clock.now()
+
+    @property
+    def told(self) -> bool:
+        """Whether its clock was ever started or set; until then everything on the tape is history."""
+        return self._stream.clock.told
+
+    @property
+    def now(self) -> int:
+        """What time it is at the exchange, ns UTC: its clock's, or before that is started the tape's end."""
+        return self.position if self.told else self._end
 
     @property
     def speed(self) -> float:
@@ -239,28 +258,61 @@ class Exchange:
 
     @speed.setter
     def speed(self, speed: float) -> None:
-        self._control(self._change(speed=speed))
+        self._control(lambda: self._turn(speed=speed))
 
     def pause(self) -> None:
         """Stop the clock; connections stay."""
-        self._control(self._change(paused=True))
+        self._control(lambda: self._turn(paused=True))
 
     def resume(self) -> None:
         """Let the clock run on from where it stopped."""
-        self._control(self._change(paused=False))
+        self._control(lambda: self._turn(paused=False))
+
+    def jump(self, to: int | str) -> None:
+        """Set the clock to a moment of the streamed day: ns UTC, or "09:30" at the exchange.
+
+        Clients hear what is said from then on, whether they have heard it before or not. Before the clock has
+        been started it will start there. Raises `BadRange` for a moment of another day.
+        """
+        self._control(lambda: self._turn(at=to))
 
     def disconnect_clients(self, *, clean: bool = True) -> int:
         """End every live connection, with a close frame or by cutting TCP; how many there were."""
-        return self._control(self._stream.disconnect(clean))
+        loop = self._running()
+        return asyncio.run_coroutine_threadsafe(self._stream.disconnect(clean), loop).result(CONTROL_WITHIN)
 
-    async def _change(self, *, speed: float | None = None, paused: bool | None = None) -> None:
-        self._stream.change(speed=speed, paused=paused)
+    def _turn(
+        self, *, speed: float | None = None, paused: bool | None = None, at: int | str | None = None
+    ) -> None:
+        if self._follow:
+            raise UsageError("A recording under way has its own pace.", remedy="Serve it when it has ended.")
+        speed = None if speed is None else opening.speed_of(speed)
+        to = None if at is None else opening.moment_on(self.day, at)
+        self._stream.change(speed=speed, paused=paused, to=to)
 
-    def _control(self, work: Coroutine[object, object, _Given]) -> _Given:
+    def _state(self) -> dict[str, Any]:
+        tape_clock, at = self._stream.clock, self.position
+        return {
+            "at": at,
+            "time": clock.iso(at, sessions.NEW_YORK),
+            "day": self.day.isoformat(),
+            "speed": tape_clock.speed,
+            "paused": tape_clock.paused,
+            "started": tape_clock.started,
+            "finished": self.finished.is_set(),
+        }
+
+    def _control(self, work: Callable[[], _Given]) -> _Given:
+        async def run() -> _Given:
+            return work()
+
+        loop = self._running()
+        return asyncio.run_coroutine_threadsafe(run(), loop).result(CONTROL_WITHIN)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or not self._thread.is_alive():
-            work.close()
             raise ServeError("The stand-in exchange is closed.", remedy="Start another.")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CONTROL_WITHIN)
+        return self._loop
 
     def _run(self) -> None:
         try:
@@ -273,11 +325,6 @@ class Exchange:
     async def _serve(self) -> None:
         import uvicorn
 
-        from tapelab.exchange.files import Files
-        from tapelab.exchange.rest import Rest
-
-        rest = Rest(self.tape, self.api_key, self._plan, lambda: self.position)
-        files = Files(self.tape, self.s3_access_key_id, self.s3_secret_access_key, self._plan)
         servers = [
             uvicorn.Server(
                 uvicorn.Config(
@@ -292,7 +339,7 @@ class Exchange:
                     timeout_graceful_shutdown=LAST_ANSWERS,
                 )
             )
-            for app in (rest.app(), files.app())
+            for app in (self._rest_door(), self._files_door())
         ]
         rest_socket, ws_socket, s3_socket = self._sockets
         await self._stream.open(ws_socket)
@@ -310,71 +357,26 @@ class Exchange:
                 server.should_exit = True
             await asyncio.gather(self._stream.close(), *running)
 
+    def _rest_door(self) -> ASGIApp:
+        from tapelab.exchange import control, doors, sights
+        from tapelab.exchange.rest import Rest
 
-def _tape(
-    simulate: bool, dataset: str | Path | Dataset | None, flat_files: str | Path | None, seed: int
-) -> Tape:
-    chosen = [simulate, dataset is not None, flat_files is not None]
-    if sum(chosen) != 1:
-        what = "Nothing to serve." if not any(chosen) else "There can be only one tape."
-        raise UsageError(what, remedy="Give one of simulate=True, dataset=, flat_files=.")
-    if dataset is not None:
-        return of_dataset(dataset)
-    if flat_files is not None:
-        folder = Path(flat_files).expanduser()
-        if not folder.is_dir():
-            raise ServeError(f"There is no folder {folder}.", remedy="Name a folder in the vendor's layout.")
-        return FlatFileTape(folder)
-    return simulated(seed)
+        apps: dict[str, ASGIApp] = {}
+        for key, account in self._accounts.items():
+            plan = account.plan
+            tape = self.tape.seen(sights.OverRest(plan, self)) if plan.by_the_clock else self.tape
+            apps[key] = Rest(tape, key, plan, now=lambda: self.now).app()
+        faulty = self._faults.asgi(doors.by_key(apps, doors.rest_key), "rest")
+        return control.beside(faulty, self._turn, self._state, list(self._accounts))
 
+    def _files_door(self) -> ASGIApp:
+        from tapelab.exchange import doors, sights
+        from tapelab.exchange.files import Files
 
-def _day(tape: Tape, day: date | str | None) -> date:
-    ticks = sorted({*tape.days(TRADES), *tape.days(QUOTES)})
-    if day is None:
-        if days := ticks or tape.days(MINUTE_BARS):
-            return days[-1]
-        return max(day for product in PRODUCTS for day in tape.days(product))
-    try:
-        wanted = day if isinstance(day, date) else date.fromisoformat(day)
-    except ValueError as cause:
-        raise BadRange(f"day={day!r} is not a date.", remedy="Write it as 2026-10-02.") from cause
-    if wanted not in ticks:
-        known = f"It has {', '.join(map(str, ticks[-5:]))}." if ticks else "It has none at all."
-        raise BadRange(f"The tape ({tape.identity}) has no ticks on {wanted}.", remedy=known)
-    return wanted
-
-
-def _moment(day: date, moment: int | str | None, name: str) -> int | None:
-    if moment is None or isinstance(moment, int):
-        return moment
-    try:
-        return sessions.instant(day, time.fromisoformat(moment), sessions.NEW_YORK)
-    except ValueError as cause:
-        raise BadRange(
-            f"{name}={moment!r} is not a time.", remedy="Write it as 09:30 or 09:30:15."
-        ) from cause
-
-
-def _listen(host: str, ports: tuple[int, int, int]) -> list[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with ExitStack() as opened:
-        sockets = []
-        for port, option in zip(ports, ("rest", "ws", "s3"), strict=True):
-            if not 0 <= port <= MAX_PORT:
-                raise ServeError(f"There is no port {port}.", remedy=f"0 to {MAX_PORT}; 0 picks one.")
-            # Named as TCP, so that asyncio does not let small answers wait for 40 ms (Nagle's algorithm).
-            sock = opened.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind((host, port))
-                sock.listen(WAITING)
-            except OSError as cause:
-                raise ServeError(
-                    f"Port {port} of {host} cannot be opened: {(cause.strerror or str(cause)).lower()}.",
-                    remedy=f"Choose another --{option}-port ({option}_port= in Python), or 0 for a free one.",
-                    port=port,
-                    host=host,
-                ) from cause
-            sockets.append(sock)
-        opened.pop_all()
-        return sockets
+        apps: dict[str, ASGIApp] = {}
+        for account in self._accounts.values():
+            plan = account.plan
+            tape = self.tape.seen(sights.InFiles(plan, self)) if plan.by_the_clock else self.tape
+            key_id, secret = account.s3_access_key_id, account.s3_secret_access_key
+            apps[key_id] = Files(tape, key_id, secret, plan).app()
+        return self._faults.asgi(doors.by_key(apps, doors.s3_key), "s3")

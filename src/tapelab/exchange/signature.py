@@ -11,33 +11,36 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
 
-from tapelab.market.clock import MINUTE, SECOND
+from tapelab.market import clock
+from tapelab.market.clock import MILLISECOND, MINUTE, SECOND
 
 ALGORITHM = "AWS4-HMAC-SHA256"
-MAX_SKEW = 15 * MINUTE
+MAX_SKEW = 15 * MINUTE  # between the client's clock and ours
 MAX_EXPIRES = 7 * 24 * 3600  # seconds a presigned address may live
 UNSIGNED = "UNSIGNED-PAYLOAD"
 EMPTY = hashlib.sha256(b"").hexdigest()
 
 _HEADER = re.compile(
-    rf"{ALGORITHM} Credential=(?P<credential>[^,\s]+),\s*SignedHeaders=(?P<headers>[^,\s]+),"
+    rf"{ALGORITHM}\s+Credential=(?P<credential>[^,\s]+),\s*SignedHeaders=(?P<headers>[^,\s]+),"
     r"\s*Signature=(?P<signature>[0-9a-f]{64})"
 )
 _SCOPE = re.compile(r"(?P<key>[^/]+)/(?P<date>\d{8})/(?P<region>[\w-]+)/s3/aws4_request")
-_STAMP = re.compile(r"\d{8}T\d{6}Z")
+_STAMP = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
+_SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _UNRESERVED = "-_.~"
 
 
 class Denied(Exception):
-    """The request is refused with one of S3's error codes."""
+    """The request is refused with one of S3's error codes; `details` are further elements of its answer."""
 
-    def __init__(self, code: str, message: str, status: int = 403) -> None:
+    def __init__(self, code: str, message: str, status: int = 403, **details: str) -> None:
         super().__init__(code)
         self.code = code
         self.message = message
         self.status = status
+        self.details = details
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def check(request: Signed, key_id: str, secret: str, now: int) -> None:
         raise Denied("InvalidAccessKeyId", message)
     if "host" not in claim.names or not all(name in request.headers for name in claim.names):
         raise Denied("AccessDenied", "There were headers present in the request which were not signed")
-    if not hmac.compare_digest(_signature(request, claim, secret), claim.signature):
+    good = {_signature(request, path, claim, secret) for path in _spellings(request.path)}
+    if not claim.stamp.startswith(claim.date) or claim.signature not in good:
         message = (
             "The request signature we calculated does not match the signature you provided. "
             "Check your key and signing method."
@@ -86,15 +90,24 @@ def check(request: Signed, key_id: str, secret: str, now: int) -> None:
 
 
 def _from_header(request: Signed, pairs: list[tuple[str, str]], now: int) -> _Claim:
-    match = _HEADER.fullmatch(request.headers["authorization"].strip())
+    given = request.headers["authorization"].strip()
+    if given.startswith("AWS "):
+        message = f"The authorization mechanism you have provided is not supported. Please use {ALGORITHM}."
+        raise Denied("InvalidRequest", message, 400)
+    match = _HEADER.fullmatch(given)
     scope = match and _SCOPE.fullmatch(match["credential"])
     if match is None or scope is None:
         message = "The authorization header is malformed."
         raise Denied("AuthorizationHeaderMalformed", message, 400)
     stamp = request.headers.get("x-amz-date", "")
     if abs(_instant(stamp) - now) > MAX_SKEW:
-        message = "The difference between the request time and the current time is too large."
-        raise Denied("RequestTimeTooSkewed", message)
+        raise Denied(
+            "RequestTimeTooSkewed",
+            "The difference between the request time and the current time is too large.",
+            RequestTime=stamp,
+            ServerTime=clock.iso(now).replace("+00:00", "Z"),
+            MaxAllowedSkewMilliseconds=str(MAX_SKEW // MILLISECOND),
+        )
     payload = request.headers.get("x-amz-content-sha256", EMPTY)
     names = match["headers"].split(";")
     return _Claim(
@@ -105,11 +118,14 @@ def _from_header(request: Signed, pairs: list[tuple[str, str]], now: int) -> _Cl
 def _from_query(pairs: list[tuple[str, str]], presigned: Mapping[str, str], now: int) -> _Claim:
     scope = _SCOPE.fullmatch(presigned.get("X-Amz-Credential", ""))
     expires = presigned.get("X-Amz-Expires", "")
-    if scope is None or presigned.get("X-Amz-Algorithm") != ALGORITHM or not expires.isdecimal():
+    if scope is None or presigned.get("X-Amz-Algorithm") != ALGORITHM or not _SECONDS.fullmatch(expires):
         raise Denied("AuthorizationQueryParametersError", "The query parameters are malformed.", 400)
+    if int(expires) > MAX_EXPIRES:
+        message = f"X-Amz-Expires must be less than a week (in seconds): less than {MAX_EXPIRES}"
+        raise Denied("AuthorizationQueryParametersError", message, 400)
     stamp = presigned.get("X-Amz-Date", "")
     age = now - _instant(stamp)
-    if age < -MAX_SKEW or age > min(int(expires), MAX_EXPIRES) * SECOND:
+    if age < -MAX_SKEW or age > int(expires) * SECOND:
         raise Denied("AccessDenied", "Request has expired")
     unsigned = [pair for pair in pairs if pair[0] != "X-Amz-Signature"]
     names = presigned.get("X-Amz-SignedHeaders", "").split(";")
@@ -125,11 +141,11 @@ def _from_query(pairs: list[tuple[str, str]], presigned: Mapping[str, str], now:
     )
 
 
-def _signature(request: Signed, claim: _Claim, secret: str) -> str:
+def _signature(request: Signed, path: str, claim: _Claim, secret: str) -> str:
     canonical = "\n".join(
         [
             request.method,
-            _encoded(unquote(request.path), safe="/"),
+            path,
             "&".join(
                 f"{name}={value}"
                 for name, value in sorted((_encoded(n), _encoded(v)) for n, v in claim.pairs)
@@ -149,13 +165,19 @@ def _signature(request: Signed, claim: _Claim, secret: str) -> str:
     return key.hex()
 
 
+def _spellings(path: str) -> set[str]:
+    """The path as it was sent, which is what clients sign, and as Amazon writes it, should one on the way
+    have rewritten it."""
+    return {path, quote_from_bytes(unquote_to_bytes(path), safe=f"/{_UNRESERVED}")}
+
+
 def _pairs(query: str) -> list[tuple[str, str]]:
     parts = (part.partition("=") for part in query.split("&") if part)
     return [(unquote(name), unquote(value)) for name, _, value in parts]
 
 
-def _encoded(text: str, safe: str = "") -> str:
-    return quote(text, safe=_UNRESERVED + safe)
+def _encoded(text: str) -> str:
+    return quote(text, safe=_UNRESERVED)
 
 
 def _instant(stamp: str) -> int:

@@ -6,29 +6,32 @@ A tape is read only. Times are int64 ns UTC; days are the exchange's dates. Noth
 from __future__ import annotations
 
 import hashlib
-import threading
+import logging
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from datetime import date, time, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, Protocol, Self, cast
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapelab.errors import Damaged, DatasetNotFound, ServeError
+from tapelab.exchange.cache import Cache
 from tapelab.market import clock, sessions, tables
-from tapelab.market.clock import SECOND
+from tapelab.market.clock import MINUTE, SECOND
 from tapelab.market.symbols import Market
 from tapelab.massive import wire
 
 if TYPE_CHECKING:
     from tapelab.exchange.simulate import SimulatedMarket
+    from tapelab.exchange.sorting import SortedDay
     from tapelab.store.dataset import Dataset
 
 DAY_BARS = "us_stocks_sip/day_aggs_v1"
@@ -38,13 +41,14 @@ QUOTES = "us_stocks_sip/quotes_v1"
 PRODUCTS = (DAY_BARS, MINUTE_BARS, QUOTES, TRADES)
 
 CACHE_BYTES = 1 << 30  # of tables kept in memory, beside the day that is being streamed
+LARGE = 64 << 20  # bytes of a day's packed ticks; beyond this they are sorted on the disk
 LOOK_AGAIN = SECOND  # after this a folder is looked through anew
 PUBLISHED = time(11)  # New York, on the day after: when the vendor's files are there
 VWAP_DECIMALS = 4  # as the vendor rounds it
 
-Kept = TypeVar("Kept")
 Base = Literal["1s", "1m", "1d"]
 Row = Mapping[str, object]  # of reference data, in the vendor's REST form
+_log = logging.getLogger(__name__)
 _FILES: dict[Base, str] = {"1m": MINUTE_BARS, "1d": DAY_BARS}
 
 
@@ -56,13 +60,30 @@ class Ticks:
     trades: pa.Table
 
 
+class Sight(Protocol):
+    """How much of a tape somebody may see, by their plan and by the exchange's clock."""
+
+    def days(self, product: str, days: list[date]) -> list[date]:
+        """Those of a product's days that can be seen."""
+        ...
+
+    def until(self) -> int:
+        """What is known after this (ns UTC) cannot be seen."""
+        ...
+
+    def kept_back(self, day: date) -> bool:
+        """Whether a day lies before what may be seen."""
+        ...
+
+
 class Tape(ABC):
     """Products × days. `identity` says in one line what it is and goes out with every answer."""
 
     identity: str
 
     def __init__(self) -> None:
-        self._cache = _Cache(CACHE_BYTES)
+        self._cache = Cache(CACHE_BYTES)
+        self._sight: Sight | None = None
 
     def __str__(self) -> str:
         return self.identity
@@ -72,8 +93,24 @@ class Tape(ABC):
         """Whether any of this was made up."""
         return self.identity.startswith("simulated")
 
-    @abstractmethod
+    def seen(self, sight: Sight) -> Self:
+        """The same tape as somebody sees it who may not see everything."""
+        seen = copy(self)
+        seen._cache = Cache(CACHE_BYTES)
+        seen._sight = sight
+        return seen
+
     def days(self, product: str) -> list[date]:
+        """The days of one of `PRODUCTS`, oldest first."""
+        days = self._days(product)
+        return days if self._sight is None else self._sight.days(product, days)
+
+    def kept_back(self, day: date) -> bool:
+        """Whether the plan through which this tape is seen does not reach back to that day."""
+        return self._sight is not None and self._sight.kept_back(day)
+
+    @abstractmethod
+    def _days(self, product: str) -> list[date]:
         """The days of one of `PRODUCTS`, oldest first."""
 
     @abstractmethod
@@ -100,15 +137,21 @@ class Tape(ABC):
         """Dividends in the vendor's REST form; None: this tape does not know them."""
         return None
 
+    def bands(self, day: date) -> list[Row]:
+        """Limit-up limit-down bands of a day, as rows of the vendor's stream in order of their `t`."""
+        return []
+
+    def sorted_ticks(self, day: date) -> SortedDay | None:
+        """A day's ticks sorted on the disk, to be closed; None where they fit in memory."""
+        return None
+
     def table(self, product: str, day: date) -> pa.Table:
         """A product's rows of one day in our schema, sorted by symbol, then time."""
-        key = (product, day, self.version(product, day))
-        return self._cache.table(key, lambda: self._read(product, day))
+        return self._cache.table(self._key(product, day), lambda: self._shown(product, day))
 
     def of_symbol(self, product: str, day: date, symbol: str) -> pa.Table:
         """One symbol's rows of a day, in order of time."""
-        key = (product, day, self.version(product, day))
-        return self._cache.of_symbol(key, symbol, lambda: self._read(product, day))
+        return self._cache.of_symbol(self._key(product, day), symbol, lambda: self._shown(product, day))
 
     def bar_days(self, base: Base) -> list[date]:
         """The days for which there are base bars: in files, or to be built from trades."""
@@ -117,12 +160,12 @@ class Tape(ABC):
 
     def bars(self, base: Base, day: date, symbol: str) -> pa.Table:
         """A symbol's base bars of a day. `vwap` is null where the tape has no trades to know it from."""
-        key = ("bars", base, day, self.version(_FILES.get(base, TRADES), day), self.version(TRADES, day))
+        key = ("bars", base, self._key(_FILES.get(base, TRADES), day), self._key(TRADES, day))
         return self._cache.of_symbol(key, symbol, lambda: self._bars(base, day))
 
     def all_bars(self, base: Base, day: date) -> pa.Table:
         """Every symbol's base bars of a day, sorted by symbol, then time."""
-        key = ("bars", base, day, self.version(_FILES.get(base, TRADES), day), self.version(TRADES, day))
+        key = ("bars", base, self._key(_FILES.get(base, TRADES), day), self._key(TRADES, day))
         return self._cache.table(key, lambda: self._bars(base, day))
 
     def ticks(self, day: date) -> Ticks:
@@ -133,11 +176,35 @@ class Tape(ABC):
 
     def symbols(self) -> list[str]:
         """Every symbol of the tape's latest day, in the vendor's order."""
-        product, day = max(
-            ((product, days[-1]) for product in PRODUCTS if (days := self.days(product))),
-            key=lambda found: (found[1], found[0] == DAY_BARS),
-        )
+        latest = [(product, days[-1]) for product in PRODUCTS if (days := self.days(product))]
+        if not latest:
+            return []
+        product, day = max(latest, key=lambda found: (found[1], found[0] == DAY_BARS))
         return sorted(pc.unique(self.table(product, day).column("symbol")).to_pylist())
+
+    def _key(self, product: str, day: date) -> Hashable:
+        """Changes when the rows of that day do."""
+        return product, day, self.version(product, day), self._cut(day)
+
+    def _cut(self, day: date) -> int | None:
+        """Until when the rows of a day may be seen, ns UTC; None: the whole day."""
+        if self._sight is None:
+            return None
+        until = self._sight.until()
+        return None if until >= sessions.day_start(Market.STOCKS, day + timedelta(days=1)) else until
+
+    def _shown(self, product: str, day: date) -> pa.Table:
+        """The rows of a day, as far as they may be seen: ticks that were, bars that have ended."""
+        rows = self._read(product, day)
+        until = self._cut(day)
+        if until is None:
+            return rows
+        if product in (QUOTES, TRADES):
+            return rows.filter(pc.less_equal(rows.column("ts_event"), until))
+        if product == DAY_BARS:
+            session = sessions.session(Market.STOCKS, day)
+            return rows if session is not None and session.end <= until else rows.slice(0, 0)
+        return rows.filter(pc.less_equal(rows.column("timestamp"), until - MINUTE))
 
     def _ticks_of(self, product: str, day: date) -> pa.Table:
         if day in self.days(product):
@@ -150,16 +217,17 @@ class Tape(ABC):
         traded = day in self.days(TRADES)
         built = bars.from_trades(self.table(TRADES, day), base) if traded else None
         if base not in _FILES or day not in self.days(_FILES[base]):
-            return _rounded(built) if built is not None else tables.BARS.empty_table()
+            return rounded(built) if built is not None else tables.BARS.empty_table()
         own = self.table(_FILES[base], day)
-        return own if built is None else _rounded(_with_vwap(own, built))
+        return own if built is None else rounded(with_vwap(own, built))
 
 
 class FlatFileTape(Tape):
     """A folder in the vendor's layout, served byte for byte.
 
-    `reference/splits.json` and `reference/dividends.json` (arrays of the vendor's REST rows) may lie in it.
-    Raises `ServeError` if it holds no file of a known product.
+    `reference/splits.json`, `reference/dividends.json` (arrays of the vendor's REST rows) and
+    `reference/luld.json` (rows of its stream) may lie in it. Raises `ServeError` if it holds no file of a
+    known product.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -176,7 +244,7 @@ class FlatFileTape(Tape):
         digest = hashlib.sha256(told_apart.encode()).hexdigest()[:8]
         self.identity = f"flat-files {_header_safe(self.folder.name)} {digest}"
 
-    def days(self, product: str) -> list[date]:
+    def _days(self, product: str) -> list[date]:
         now = clock.monotonic()
         seen, days = self._seen.get(product, (0, []))
         if product not in self._seen or now - seen > LOOK_AGAIN:
@@ -205,6 +273,25 @@ class FlatFileTape(Tape):
     def dividends(self) -> list[Row] | None:
         return self._reference("dividends")
 
+    def bands(self, day: date) -> list[Row]:
+        first = sessions.day_start(Market.STOCKS, day)
+        last = sessions.day_start(Market.STOCKS, day + timedelta(days=1))
+        rows = self._reference("luld") or []
+        try:
+            return sorted((row for row in rows if first <= _moment_of(row) < last), key=_moment_of)
+        except (KeyError, ValueError) as cause:
+            remedy = "Each needs at least T, h, l and t, in nanoseconds."
+            raise Damaged("A row of reference/luld.json is not the vendor's.", remedy=remedy) from cause
+
+    def sorted_ticks(self, day: date) -> SortedDay | None:
+        paths = {p: self._path(p, day) if day in self.days(p) else None for p in (QUOTES, TRADES)}
+        if sum(path.stat().st_size for path in paths.values() if path is not None) < LARGE:
+            return None
+        from tapelab.exchange import sorting
+
+        _log.info("The ticks of %s are sorted on the disk; this takes a while.", day)
+        return sorting.sort_day(quotes=paths[QUOTES], trades=paths[TRADES], day=day, memory=sorting.MEMORY)
+
     def _reference(self, name: str) -> list[Row] | None:
         path = self.folder / "reference" / f"{name}.json"
         if not path.is_file():
@@ -226,7 +313,7 @@ class _MadeTape(Tape):
     """A tape whose files are written when somebody asks for them."""
 
     def raw(self, product: str, day: date) -> bytes:
-        return self._cache.kept(("raw", product, day), lambda: self._compressed(product, day), len)
+        return self._cache.kept(("raw", self._key(product, day)), lambda: self._compressed(product, day), len)
 
     def _compressed(self, product: str, day: date) -> bytes:
         from isal import igzip
@@ -235,40 +322,60 @@ class _MadeTape(Tape):
         return bytes(igzip.compress(text, mtime=0))
 
 
+@dataclass(frozen=True)
+class Held:
+    """Quotes and trades in order of arrival, and the exchange's date of each, by product."""
+
+    ticks: Mapping[str, pa.Table]
+    dates: Mapping[str, npt.NDArray[np.datetime64]]
+
+    @classmethod
+    def of(cls, table: Callable[[str], pa.Table]) -> Held:
+        """Of a dataset's tables."""
+        ticks = {
+            product: tables.conform(table(kind), tables.SCHEMAS[kind])
+            for product, kind in ((QUOTES, "quotes"), (TRADES, "trades"))
+        }
+        dates = {p: sessions.dates_of(Market.STOCKS, t.column("ts_event")) for p, t in ticks.items()}
+        return cls(ticks, dates)
+
+
 class DatasetTape(_MadeTape):
     """A recorded or imported dataset: its ticks as they arrived, bars built from its trades."""
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__()
-        self._ticks = {
-            QUOTES: tables.conform(dataset.table("quotes"), tables.QUOTES),
-            TRADES: tables.conform(dataset.table("trades"), tables.TRADES),
-        }
-        self._dates = {
-            product: sessions.dates_of(Market.STOCKS, table.column("ts_event"))
-            for product, table in self._ticks.items()
-        }
-        if not any(map(len, self._ticks.values())):
+        simulated = "simulated " if dataset.provenance.get("simulated") else ""
+        self.identity = f"{simulated}dataset {_header_safe(dataset.name)}"
+        self._whole = self._hold(dataset)
+
+    @property
+    def _held(self) -> Held:
+        return self._whole
+
+    def _hold(self, dataset: Dataset) -> Held:
+        held = Held.of(dataset.table)
+        if not any(map(len, held.ticks.values())):
             raise ServeError(
                 f"The dataset {dataset.name!r} holds no quotes and no trades.", remedy="Record some first."
             )
-        simulated = "simulated " if dataset.provenance.get("simulated") else ""
-        self.identity = f"{simulated}dataset {_header_safe(dataset.name)}"
+        return held
 
-    def days(self, product: str) -> list[date]:
-        source = product if product == QUOTES else TRADES
-        return [day.item() for day in np.unique(self._dates[source])]
+    def _days(self, product: str) -> list[date]:
+        dates = self._held.dates[product if product == QUOTES else TRADES]
+        return [day.item() for day in np.unique(dates)]
 
     def ticks(self, day: date) -> Ticks:
-        quotes, trades = (self._of(product, day).sort_by("arrival") for product in (QUOTES, TRADES))
+        held = self._held
+        quotes, trades = (self._of(held, product, day).sort_by("arrival") for product in (QUOTES, TRADES))
         return Ticks(quotes, trades)
 
-    def _of(self, product: str, day: date) -> pa.Table:
-        return self._ticks[product].filter(pa.array(self._dates[product] == np.datetime64(day)))
+    def _of(self, held: Held, product: str, day: date) -> pa.Table:
+        return held.ticks[product].filter(pa.array(held.dates[product] == np.datetime64(day)))
 
     def _read(self, product: str, day: date) -> pa.Table:
-        if product in self._ticks:
-            table = self._of(product, day)
+        if product in (QUOTES, TRADES):
+            table = self._of(self._held, product, day)
             return table.sort_by(
                 [("symbol", "ascending"), ("ts_event", "ascending"), ("arrival", "ascending")]
             )
@@ -282,17 +389,26 @@ class SimulatedTape(_MadeTape):
         super().__init__()
         self.identity = f"simulated seed={market.seed}"
         self._market = market
-        self._days = [session.date for session in market.sessions]
-        self._tick_days = self._days[-tick_days:]
+        self._bar_days = [session.date for session in market.sessions]
+        self._tick_days = self._bar_days[-tick_days:]
 
-    def days(self, product: str) -> list[date]:
-        return self._days if product in (DAY_BARS, MINUTE_BARS) else self._tick_days
+    def _days(self, product: str) -> list[date]:
+        return self._bar_days if product in (DAY_BARS, MINUTE_BARS) else self._tick_days
 
     def splits(self) -> list[Row]:
         return []
 
     def dividends(self) -> list[Row]:
         return []
+
+    def bands(self, day: date) -> list[Row]:
+        from tapelab.exchange.bands import bands
+
+        session = sessions.session(Market.STOCKS, day)
+        if session is None or day not in self._tick_days:
+            return []
+        made = partial(bands, self.table(TRADES, day), session)
+        return self._cache.kept(("bands", self._key(TRADES, day)), made, lambda rows: 200 * len(rows))
 
     def _read(self, product: str, day: date) -> pa.Table:
         quotes, trades = self._cache.kept(
@@ -311,57 +427,18 @@ def simulated(seed: int) -> SimulatedTape:
     return SimulatedTape(SimulatedMarket(seed))
 
 
-def of_dataset(name: str | Path | Dataset) -> DatasetTape:
-    """The tape of a dataset, given by name, path or itself."""
+def of_dataset(name: str | Path | Dataset, *, follow: bool = False) -> DatasetTape:
+    """The tape of a dataset, given by name, path or itself; `follow`: of a recording that still grows."""
+    from tapelab.exchange.following import GrowingTape
     from tapelab.store.dataset import open_dataset
 
+    kind = GrowingTape if follow else DatasetTape
     if not isinstance(name, str | Path):
-        return DatasetTape(name)
+        return kind(name)
     try:
-        return DatasetTape(open_dataset(name))
+        return kind(open_dataset(name))
     except DatasetNotFound as cause:
         raise ServeError(cause.message, remedy=cause.remedy) from cause
-
-
-class _Cache:
-    """Things made once and kept until they take too much room; the least recently used go first."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._things: OrderedDict[Hashable, tuple[object, int]] = OrderedDict()
-        self._lock = threading.RLock()
-
-    def kept(self, key: Hashable, make: Callable[[], Kept], size: Callable[[Kept], int]) -> Kept:
-        with self._lock:
-            if key in self._things:
-                self._things.move_to_end(key)
-                return cast("Kept", self._things[key][0])
-            made = make()
-            self._things[key] = (made, size(made))
-            self._size += self._things[key][1]
-            while self._size > self._limit and len(self._things) > 1:
-                _, (_, freed) = self._things.popitem(last=False)
-                self._size -= freed
-            return made
-
-    def table(self, key: Hashable, make: Callable[[], pa.Table]) -> pa.Table:
-        return self.kept(key, make, lambda table: int(table.nbytes))
-
-    def of_symbol(self, key: Hashable, symbol: str, make: Callable[[], pa.Table]) -> pa.Table:
-        with self._lock:
-            table = self.table(key, make)
-            places = self.kept(("places", key), lambda: _places(table), lambda found: 100 * len(found))
-        first, length = places.get(symbol, (0, 0))
-        return table.slice(first, length)
-
-
-def _places(table: pa.Table) -> dict[str, tuple[int, int]]:
-    """Where each symbol's rows begin in a table sorted by symbol, and how many they are."""
-    counts = table.column("symbol").value_counts()
-    lengths = counts.field("counts").to_pylist()
-    begins = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-    return dict(zip(counts.field("values").to_pylist(), zip(begins, lengths, strict=False), strict=False))
 
 
 def _bars_of(trades: pa.Table, product: str) -> pa.Table:
@@ -372,7 +449,7 @@ def _bars_of(trades: pa.Table, product: str) -> pa.Table:
     return bars.from_trades(trades, interval)
 
 
-def _with_vwap(bars: pa.Table, built: pa.Table) -> pa.Table:
+def with_vwap(bars: pa.Table, built: pa.Table) -> pa.Table:
     """A file's bars with the volume-weighted price of the same windows, as its trades have it."""
     import polars as pl
 
@@ -385,7 +462,7 @@ def _with_vwap(bars: pa.Table, built: pa.Table) -> pa.Table:
     return bars.set_column(index, bars.schema.field(index), joined["vwap"].to_arrow())
 
 
-def _rounded(bars: pa.Table) -> pa.Table:
+def rounded(bars: pa.Table) -> pa.Table:
     index = bars.column_names.index("vwap")
     return bars.set_column(index, bars.schema.field(index), pc.round(bars.column("vwap"), VWAP_DECIMALS))
 
@@ -400,6 +477,12 @@ def _sorted(table: pa.Table) -> pa.Table:
     if known == sorted(known) and np.all((onward > 0) | ((onward == 0) & later)):
         return table
     return table.sort_by([("symbol", "ascending"), (stamp, "ascending")])
+
+
+def _moment_of(row: Row) -> int:
+    if not {"T", "h", "l"} <= set(row):
+        raise KeyError("T, h, l")
+    return int(str(row["t"]))
 
 
 def _header_safe(name: str) -> str:

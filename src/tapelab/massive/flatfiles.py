@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,6 +16,7 @@ from urllib.parse import urlsplit
 
 from tapelab.budget import Budget
 from tapelab.errors import (
+    BudgetExceeded,
     MalformedAnswer,
     NotAuthorized,
     NotFound,
@@ -21,14 +25,17 @@ from tapelab.errors import (
     SourceError,
     Unreachable,
 )
-from tapelab.massive import wire
+from tapelab.massive.wire.catalogue import kind_named, read_key
 from tapelab.settings import Settings
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
+    from typing_extensions import Buffer
 
 REGION = "us-east-1"  # the vendor takes any; signatures need one
 CHUNK = 8 << 20  # bytes that go to the disk at a time
+RANGE = 32 << 20  # bytes of a large file in one request; smaller files come in one
+RANGES = 8  # requests for one large file at a time: one stream gives about 1 MB/s, eight six to seven
 CONNECT_TIMEOUT = "10s"
 STALL_TIMEOUT = "60s"  # between two pieces of a file
 WHOLE_TIMEOUT = "6h"  # a day of options quotes is over 100 GB
@@ -39,8 +46,13 @@ TAPE_METADATA = "tapelab-tape"  # how the stand-in exchange says what it is; the
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_WHOLE_INSTEAD = "non-partial response"
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
 _BAD_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
+
+
+class _NoRanges(Exception):
+    """The server gives whole files only."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +68,20 @@ class Listed:
 
 
 class FlatFiles:
-    """The vendor's bucket of daily files. Listing is free; what is downloaded counts in `budget`."""
+    """The vendor's bucket of daily files, of every market. Listing is free; downloads count in `budget`.
 
-    def __init__(self, settings: Settings, budget: Budget) -> None:
+    May be used from several threads; `came` is told of the bytes as they arrive, from whichever thread.
+    """
+
+    def __init__(
+        self, settings: Settings, budget: Budget, *, came: Callable[[int], None] = lambda count: None
+    ) -> None:
         from obstore.store import S3Store
 
         self.tape = ""
         self._secrets = settings.need_s3()
-        self._budget = budget
+        self._purse = _Purse(budget)
+        self._came = came
         self._bucket = settings.s3_bucket
         self._host = urlsplit(settings.s3_endpoint).netloc
         key_id, secret = self._secrets
@@ -90,13 +108,13 @@ class FlatFiles:
         """
         import obstore
 
-        name = wire.product_named(product).name
+        name = kind_named(product).name
         found: dict[date, Listed] = {}
         for prefix in _prefixes(name, first, last):
             with self._understood(f"the list of {name}", name):
                 for batch in obstore.list(self._store, prefix=prefix):
                     for meta in batch:
-                        parsed = wire.parse_key(meta["path"])
+                        parsed = read_key(meta["path"])
                         if parsed is None or parsed[0] != name or not first <= parsed[1] <= last:
                             continue
                         found[parsed[1]] = Listed(
@@ -112,30 +130,61 @@ class FlatFiles:
     def download(self, listed: Listed, to: Path) -> Path:
         """One file, exactly the one that was listed, into `to`; a download that breaks leaves nothing.
 
-        Raises `NotInPlan` (naming the product), `NotFound`, `NotAuthorized`, `Unreachable`, and
-        `BudgetExceeded` before a byte of the file has come.
+        A large file comes in several ranges at once, through a bounded piece of memory. Raises `NotInPlan`
+        (naming the product), `NotFound`, `NotAuthorized`, `Unreachable`, and `BudgetExceeded` before a byte
+        of the file has come.
         """
-        import obstore
-
         beside = to.with_name(f".{to.name}.part")
         try:
-            with beside.open("wb") as file, self._understood(listed.key, listed.product, day=listed.day):
-                answer = obstore.get(self._store, listed.key)
-                self._refuse_another(listed, _etag(answer.meta["e_tag"]), answer.meta["size"])
-                self.tape = dict(answer.attributes).get(TAPE_METADATA, "")
-                self._budget.spend_bytes(listed.size)
-                for chunk in answer.stream(min_chunk_size=CHUNK):
-                    file.write(chunk)
-            if (came := beside.stat().st_size) != listed.size:
-                raise MalformedAnswer(
-                    f"{listed.key} came with {came} of its {listed.size} bytes.",
-                    remedy="Try again.",
-                    key=listed.key,
-                )
+            with beside.open("wb") as file:
+                self._fill(listed, file.fileno())
             beside.replace(to)
         finally:
             beside.unlink(missing_ok=True)
         return to
+
+    def _fill(self, listed: Listed, file: int) -> None:
+        """The first range alone, so that a refusal costs one request and no budget; then the rest at once."""
+        starts = range(0, listed.size, RANGE)
+        if len(starts) <= 1:
+            self._fetch(listed, file, first=True)
+            return
+        try:
+            self._fetch(listed, file, (0, RANGE), first=True)
+        except _NoRanges:
+            self._fetch(listed, file, first=True)
+            return
+        with ThreadPoolExecutor(RANGES) as pool:
+            spans = [(start, min(start + RANGE, listed.size)) for start in starts[1:]]
+            running = [pool.submit(self._fetch, listed, file, span) for span in spans]
+            try:
+                for done in as_completed(running):
+                    done.result()
+            finally:
+                for waiting in running:
+                    waiting.cancel()
+
+    def _fetch(
+        self, listed: Listed, file: int, span: tuple[int, int] | None = None, *, first: bool = False
+    ) -> None:
+        """The file, or a span of it, to its place in `file`; the first request counts the whole file."""
+        import obstore
+
+        at, end = span or (0, listed.size)
+        with self._understood(listed.key, listed.product, day=listed.day):
+            answer = obstore.get(self._store, listed.key, options={"range": span} if span else None)
+            self._refuse_another(listed, _etag(answer.meta["e_tag"]), answer.meta["size"])
+            if first:
+                self.tape = dict(answer.attributes).get(TAPE_METADATA, "")
+                self._purse.spend(listed.size)
+            for chunk in answer.stream(min_chunk_size=CHUNK):
+                _write(file, chunk, at)
+                at += len(chunk)
+                self._came(len(chunk))
+        if at != end:
+            raise MalformedAnswer(
+                f"{listed.key} came {end - at} bytes short.", remedy="Try again.", key=listed.key
+            )
 
     def _refuse_another(self, listed: Listed, etag: str, size: int) -> None:
         if (etag, size) != (listed.etag, listed.size):
@@ -160,6 +209,8 @@ class FlatFiles:
                 day=str(day),
             ) from self._shown(cause)
         except BaseError as cause:
+            if _WHOLE_INSTEAD in str(cause):
+                raise _NoRanges from cause
             raise self._meaning(str(cause), what, product, day) from self._shown(cause)
 
     def _shown(self, cause: Exception) -> Exception | None:
@@ -204,11 +255,56 @@ class FlatFiles:
         )
 
 
+class _Purse:
+    """Pays for the files of many threads: what gathers while one writes the ledger is paid in one go."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._turn = threading.Lock()
+        self._waiting: list[tuple[int, Future[None]]] = []
+
+    def spend(self, count: int) -> None:
+        """Exactly what `Budget.spend_bytes` does."""
+        paid: Future[None] = Future()
+        self._waiting.append((count, paid))
+        with self._turn:
+            if not paid.done():
+                count = len(self._waiting)
+                together = self._waiting[:count]
+                del self._waiting[:count]
+                self._pay(together)
+        paid.result()
+
+    def _pay(self, together: list[tuple[int, Future[None]]]) -> None:
+        try:
+            self._budget.spend_bytes(sum(count for count, _ in together))
+        except BudgetExceeded as error:
+            if len(together) == 1:
+                together[0][1].set_exception(error)
+                return
+            for one in together:  # some of them may still fit
+                self._pay([one])
+        except BaseException as error:  # whoever waits must hear of it
+            for _, paid in together:
+                paid.set_exception(error)
+        else:
+            for _, paid in together:
+                paid.set_result(None)
+
+
 def _prefixes(product: str, first: date, last: date) -> list[str]:
     """The folders to list: one month if the days lie in one, else whole years of about 250 files."""
     if (first.year, first.month) == (last.year, last.month):
         return [f"{product}/{first:%Y}/{first:%m}"]
     return [f"{product}/{year:04}" for year in range(first.year, last.year + 1)]
+
+
+def _write(file: int, chunk: Buffer, at: int) -> None:
+    """All of a chunk to its place: the system may take less than it is given."""
+    left = memoryview(chunk)
+    while left:
+        count = os.pwrite(file, left, at)
+        left, at = left[count:], at + count
 
 
 def _etag(text: str | None) -> str:

@@ -1,17 +1,22 @@
 """The lake: raw bars of history, from either route, with where they came from and whether they are final.
 
     lake/us_stocks_sip/minute_aggs_v1/2013/10/2013-10-09.parquet   a day's flat file: every symbol
+    lake/us_stocks_sip/minute_aggs_v1/2013/2013-10.parquet         a month of them, sorted by symbol; derived
+    lake/us_stocks_sip/minute_aggs_v1/2013/manifest.json           the year's files: ETag, size, rows, when
     lake/rest/1m/AAPL/2013-10.parquet                              what REST gave: one symbol, one month
     lake/rest/1d/AAPL/2013.parquet                                 the same for day bars: one year
     lake/reference/splits/AAPL.json                                splits, with the time they were asked for
 
-Nothing here is adjusted. Each Parquet file opens with pandas or polars, and says in its own metadata (key
-`tapelab`) what it covers, so rows and coverage cannot part. Where both routes hold a day, the flat file wins.
+Nothing here is adjusted. Each Parquet file opens with pandas, polars or duckdb, and says in its own metadata
+(key `tapelab`) what it covers, so rows and coverage cannot part. Day files are the truth: a month file that
+is older than one of its days is not used for that day, and the manifest is only a quicker way to the same
+facts. Where both routes hold a day, the flat file wins.
 """
 
 from __future__ import annotations
 
 import contextlib
+from calendar import monthrange
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -21,26 +26,30 @@ from typing import Literal, TypeVar
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from tapelab.errors import Damaged, Locked
-from tapelab.market import tables
+from tapelab.market import sessions, tables
 from tapelab.market.adjust import Dividend, Split
 from tapelab.market.intervals import Base
+from tapelab.market.symbols import Market
 from tapelab.massive import wire
+from tapelab.massive.wire.catalogue import key_of, kind_named
 from tapelab.settings import Settings
-from tapelab.store import files
+from tapelab.store import arriving, compaction, files, sheets
+from tapelab.store.arriving import DayFile as DayFile
+from tapelab.store.census import Census
+from tapelab.store.compaction import Month
+from tapelab.store.inspection import Broken, broken_files
 
 Origin = Literal["rest", "flat_file"]
 
-ROW_GROUP = 16_384  # rows; a few symbols of a day's ten thousand then cost a few groups
 LOCK_SECONDS = 600.0  # how long another process may take for one file before we say so
+FILE_LOCK_SECONDS = 6 * 3600.0  # the same for a download; a day of options quotes is over 100 GB
+POLL = 0.005  # seconds between two looks at a lock
+WORTH_A_MONTH = 3  # days of a month from which on its file is quicker than its days
+WORTH_WRITING = 5  # days that a month file must gain before it is written again, unless the month is over
 
-_METADATA = b"tapelab"
-_INSTANT = pa.timestamp("ns", tz="UTC")
-_RISING = ("timestamp", "ts_event", "ts_participant", "arrival", "sequence")  # small steps, packed as such
-_REPEATED = ("symbol", "session")  # few different values, each written once
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
 _T = TypeVar("_T")
 
@@ -57,19 +66,6 @@ class Held:
 
 
 Coverage = Mapping[tuple[str, date], Held]
-
-
-class DayFile(msgspec.Struct, frozen=True):
-    """Where a day's flat file came from: the vendor's own ETag, size and time, and ours."""
-
-    product: str
-    day: date
-    etag: str
-    size: int
-    modified: int
-    known_at: int
-    tape: str = ""
-    origin: Origin = "flat_file"
 
 
 class _Day(msgspec.Struct, frozen=True):
@@ -106,6 +102,7 @@ class Lake:
 
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.root / "lake"
+        self._files = Census(self.folder)
 
     def coverage(
         self, symbols: Sequence[str], days: Sequence[date], base: Base, *, product: str | None
@@ -116,11 +113,12 @@ class Lake:
         a covered day did not trade.
         """
         held: dict[tuple[str, date], Held] = {}
+        stretches = {_stretch(base, day): day for day in days}
         for symbol in symbols:
-            for path in _unique(self._filled_path(symbol, base, day) for day in days):
+            for path in (self._filled_path(symbol, base, day) for day in stretches.values()):
                 for day, known in self._filled(path, symbol, base).days.items():
                     held[symbol, day] = Held("rest", known.known_at, known.final, tape=known.tape)
-        for file in self._day_files(product, days):
+        for file in (self._files.of(product, days) if product is not None else {}).values():
             whole = Held("flat_file", file.known_at, True, file.etag, file.tape)
             held.update(((symbol, file.day), whole) for symbol in symbols)
         wanted = set(days)
@@ -135,15 +133,54 @@ class Lake:
         """
         coverage = self.coverage(symbols, days, base, product=product)
         in_files = {day for (_, day), held in coverage.items() if held.origin == "flat_file"}
-        parts = [
-            _bars_in(self.day_path(product, day), symbols) for day in sorted(in_files) if product is not None
-        ]
+        parts = list(self._of_files(product, sorted(in_files), symbols)) if product is not None else []
         for symbol in symbols:
             mine = [day for day in days if day not in in_files and (symbol, day) in coverage]
             for path in _unique(self._filled_path(symbol, base, day) for day in mine):
                 parts.append(_of_days(_bars_in(path, [symbol]), mine))
-        table = tables.concat(parts, tables.BARS)
-        return table.sort_by([("symbol", "ascending"), ("timestamp", "ascending")]), coverage
+        return _ordered(tables.concat(parts, tables.BARS)), coverage
+
+    def rows(self, product: str, day: date, symbols: Sequence[str] | None = None) -> pa.Table:
+        """A day's flat file that is here, or the rows of some symbols in it, in the order of the file.
+
+        US stocks come in our schema, other markets as their files lie. Raises `Damaged`.
+        """
+        path = self.day_path(product, day)
+        with sheets.opened(path) as file:
+            names = file.schema_arrow.names
+            table = file.read() if symbols is None else sheets.rows_of(path, names, symbols)
+        known = wire.PRODUCTS.get(product)
+        return (
+            tables.conform(table.replace_schema_metadata(None), tables.SCHEMAS[known.kind])
+            if known
+            else table
+        )
+
+    def _of_files(self, product: str, days: Sequence[date], symbols: Sequence[str]) -> Iterator[pa.Table]:
+        """Bars of these days: from the month's file where it is up to date, from the day's otherwise."""
+        by_month: dict[Path, list[date]] = {}
+        for day in days:
+            by_month.setdefault(self.month_path(product, day), []).append(day)
+        for path, wanted in by_month.items():
+            fresh = self._fresh(product, path, wanted) if len(wanted) >= WORTH_A_MONTH else []
+            if len(fresh) >= WORTH_A_MONTH:
+                yield _of_days(_bars_in(path, symbols), fresh)
+            for day in wanted:
+                if day not in fresh:
+                    yield _bars_in(self.day_path(product, day), symbols)
+
+    def _fresh(self, product: str, path: Path, days: Sequence[date]) -> list[date]:
+        """The days that a month file holds as they are now; of a damaged one none, for the days are whole."""
+        try:
+            held = self._month(path)
+        except Damaged:
+            return []
+        now = self._files.of(product, days)
+        return [day for day in days if day in now and held.get(day) == now[day]]
+
+    def _month(self, path: Path) -> dict[date, DayFile]:
+        found = sheets.footer(path)
+        return sheets.decoded(found.about, Month, path).days if found else {}
 
     def keep_rest(
         self,
@@ -170,22 +207,32 @@ class Lake:
                 parts = [_of_days(_bars_in(path, [symbol]), kept)] if kept else []
                 table = tables.concat([*parts, _of_days(bars, list(new))], tables.BARS)
                 covered = _Filled(symbol, base, dict(sorted({**known.days, **new}.items())))
-                _write(path, [table.sort_by("timestamp")], tables.BARS, covered)
+                _write(path, table.sort_by("timestamp"), covered)
 
     def day_path(self, product: str, day: date) -> Path:
         """Where a day's flat file lies once it is here."""
-        return self.folder / wire.file_key(product, day).replace(".csv.gz", ".parquet")
+        return self.folder / key_of(product, day).replace(".csv.gz", ".parquet")
+
+    def month_path(self, product: str, day: date) -> Path:
+        """Where the month of that day lies, sorted by symbol."""
+        return self.day_path(product, day).parents[1] / f"{day:%Y-%m}.parquet"
 
     def day_file(self, product: str, day: date) -> DayFile | None:
-        """A day's flat file, if it is here."""
-        path = self.day_path(product, day)
-        raw = _metadata(path)
-        return None if raw is None else _decoded(raw, DayFile, path)
+        """What is known of a day's flat file, if it is here. Raises `Damaged`."""
+        return self._files.of(product, [day]).get(day)
+
+    def sound_files(self, product: str, days: Iterable[date]) -> dict[date, DayFile]:
+        """What is known of those of these days that are here; a damaged file counts as not here."""
+        known = {}
+        for day in days:
+            with contextlib.suppress(Damaged):
+                known.update(self._files.of(product, [day]))
+        return known
 
     @contextlib.contextmanager
     def incoming(self, product: str, day: date) -> Iterator[Path]:
         """Only one process at a time brings a day's file; gives a place for what is on its way."""
-        with self._locked(self.day_path(product, day)):
+        with self._locked(self.day_path(product, day), FILE_LOCK_SECONDS):
             place = files.make_folder(self.folder / ".incoming") / f"{product.replace('/', '-')}-{day}.csv.gz"
             try:
                 yield place
@@ -197,16 +244,72 @@ class Lake:
     def keep_file(self, source: Path, file: DayFile) -> Path:
         """A downloaded flat file as Parquet in its place, whole or not at all. Call it inside `incoming`.
 
-        Rows keep the order of the file. Raises what `wire.iter_flat_file` raises for a file it cannot be.
+        Rows keep the order of the file. Raises what `arriving.keep` raises for a file it cannot be.
         """
         path = self.day_path(file.product, file.day)
-        schema = tables.SCHEMAS[wire.product_named(file.product).kind]
-        _write(path, wire.iter_flat_file(source, file.product, day=file.day), schema, file)
+        known = arriving.keep(source, path, file)
+        with self._locked(self._files.path(file.product, file.day.year)):
+            self._files.enter(file.product, file.day.year, [known])
         return path
+
+    def compact(self, product: str, *, first: date = date.min, last: date = date.max) -> list[Path]:
+        """Bring the month files of a product of bars up to date; gives those that were written.
+
+        A month that gained few days waits until it is over or has gained `WORTH_WRITING`. A kill leaves the
+        old month file; a day that is not in one is read from its own. Raises `Damaged` for a day file.
+        """
+        known = wire.PRODUCTS.get(kind_named(product).name)
+        if known is None or known.kind != "bars":
+            return []
+        months: dict[Path, list[date]] = {}
+        here = self._files.days(product)
+        self._renew(product, here)
+        for day in here:
+            months.setdefault(self.month_path(product, day), []).append(day)
+        written = []
+        for path, days in months.items():
+            if days[0] <= last and days[-1] >= first and self._due(product, path, days):
+                with self._locked(path):
+                    done = compaction.compact(
+                        path, product, {day: self.day_path(product, day) for day in days}
+                    )
+                written += [done] if done else []
+        return written
+
+    def _renew(self, product: str, days: Sequence[date]) -> None:
+        """Write into the manifests what they do not say of these days."""
+        unknown = self._files.unknown(product, days)
+        for year in sorted({day.year for day in unknown}):
+            with self._locked(self._files.path(product, year)):
+                found = self.sound_files(product, [day for day in unknown if day.year == year])
+                self._files.enter(product, year, found.values())
+
+    def _due(self, product: str, path: Path, days: Sequence[date]) -> bool:
+        """Whether a month file is worth writing now; one that is damaged always is."""
+        try:
+            held = self._month(path)
+        except Damaged:
+            path.unlink(missing_ok=True)
+            return True
+        now = self._files.of(product, days)
+        changed = {day for day in {*held, *now} if held.get(day) != now.get(day)}
+        month = sessions.between(Market.STOCKS, days[0].replace(day=1), _month_end(days[0]))
+        over = {session.date for session in month} <= set(now)
+        return len(changed) >= WORTH_WRITING or (bool(changed) and (over or bool(changed & set(held))))
+
+    def verify(self) -> list[Broken]:
+        """Every file of the lake that is not what was written, each with what it held; reads all of them."""
+        return list(broken_files(self.folder))
+
+    def discard(self, broken: Broken) -> None:
+        """Take a damaged file away; what it held is then missing, and the next call fetches it."""
+        with self._locked(broken.path):
+            broken.path.unlink(missing_ok=True)
 
     def names(self, product: str, day: date) -> list[str]:
         """Every symbol in a day's flat file that is here."""
-        return sorted(pc.unique(_table(self.day_path(product, day), ["symbol"])["symbol"]).to_pylist())
+        with sheets.opened(self.day_path(product, day)) as file:
+            return sorted(pc.unique(file.read(columns=["symbol"])["symbol"]).to_pylist())
 
     def splits(self, symbol: str) -> Splits | None:
         """The splits held of a symbol, with when they were asked for."""
@@ -220,14 +323,14 @@ class Lake:
         """Keep a symbol's splits or dividends; what was held of them is replaced."""
         path = self._reference_path("splits" if isinstance(known, Splits) else "dividends", symbol)
         with self._locked(path):
-            _sweep(path)
+            sheets.sweep(path)
             files.make_folder(path.parent)
             files.write_bytes(path, msgspec.json.encode(known), replace=True)
 
     def _reference(self, kind: str, symbol: str, type_: type[_T]) -> _T | None:
         path = self._reference_path(kind, symbol)
         try:
-            return _decoded(path.read_bytes(), type_, path)
+            return sheets.decoded(path.read_bytes(), type_, path)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -235,29 +338,22 @@ class Lake:
         return self.folder / "reference" / kind / f"{_safe(symbol)}.json"
 
     def _filled_path(self, symbol: str, base: Base, day: date) -> Path:
-        stretch = f"{day:%Y}" if base == "1d" else f"{day:%Y-%m}"
-        return self.folder / "rest" / base / _safe(symbol) / f"{stretch}.parquet"
+        return self.folder / "rest" / base / _safe(symbol) / f"{_stretch(base, day)}.parquet"
 
     def _filled(self, path: Path, symbol: str, base: Base) -> _Filled:
-        raw = _metadata(path)
-        return _Filled(symbol, base) if raw is None else _decoded(raw, _Filled, path)
-
-    def _day_files(self, product: str | None, days: Iterable[date]) -> Iterator[DayFile]:
-        if product is not None:
-            for day in days:
-                if (file := self.day_file(product, day)) is not None:
-                    yield file
+        found = sheets.footer(path)
+        return sheets.decoded(found.about, _Filled, path) if found else _Filled(symbol, base)
 
     @contextlib.contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
+    def _locked(self, path: Path, patience: float = LOCK_SECONDS) -> Iterator[None]:
         name = "-".join(path.relative_to(self.folder).parts)
         folder = files.make_folder(self.folder / ".locks")
-        lock = FileLock(folder / f"{name}.lock", timeout=LOCK_SECONDS)
+        lock = FileLock(folder / f"{name}.lock", timeout=patience)
         try:
-            lock.acquire()
+            lock.acquire(poll_interval=POLL)
         except Timeout as cause:
             raise Locked(
-                f"Another process has been writing {path} for {LOCK_SECONDS:.0f} s.",
+                f"Another process has been writing {path} for {patience:.0f} s.",
                 remedy="Wait for it, or end it.",
                 path=str(path),
             ) from cause
@@ -269,76 +365,31 @@ class Lake:
             lock.release()
 
 
-def _write(path: Path, parts: Iterable[pa.Table], schema: pa.Schema, about: DayFile | _Filled) -> None:
-    clocks = [name for name in schema.names if name == "timestamp" or name.startswith("ts_")]
-    fields = [f.with_type(_INSTANT) if f.name in clocks else f for f in schema]
-    stored = pa.schema(fields, metadata={_METADATA: msgspec.json.encode(about)})
-
+def _write(path: Path, bars: pa.Table, about: _Filled) -> None:
     def fill(beside: Path) -> None:
-        rising = [name for name in schema.names if name in _RISING]
-        with pq.ParquetWriter(
-            beside,
-            stored,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=[name for name in schema.names if name in _REPEATED],
-            column_encoding=dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
-            write_page_checksum=True,
-        ) as writer:
-            for part in parts:
-                writer.write_table(part.replace_schema_metadata(None).cast(stored), row_group_size=ROW_GROUP)
+        with sheets.Writer(beside, tables.BARS) as writer:
+            writer.write(bars)
+            writer.close(about)
 
-    files.make_folder(path.parent)
-    _sweep(path)
-    files.write_whole(path, fill, replace=True)
-
-
-def _sweep(path: Path) -> None:
-    """Take away what a killed writer left; the caller holds the lock, so nobody is writing it now."""
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        left.unlink(missing_ok=True)
+    sheets.write(path, fill)
 
 
 def _bars_in(path: Path, symbols: Sequence[str]) -> pa.Table:
-    wanted = pc.field("symbol").isin(list(symbols))
-    return tables.conform(_table(path, tables.BARS.names, wanted), tables.BARS)
+    return tables.conform(sheets.rows_of(path, tables.BARS.names, symbols), tables.BARS)
 
 
-def _table(path: Path, columns: list[str], wanted: pc.Expression | None = None) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns, filters=wanted, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as cause:
-        raise _damaged(path) from cause
+def _ordered(bars: pa.Table) -> pa.Table:
+    """By symbol and time; one file gives them so already."""
+    return bars.sort_by([("symbol", "ascending"), ("timestamp", "ascending")])
 
 
-def _metadata(path: Path) -> bytes | None:
-    """What a Parquet file says about itself; None if there is no such file."""
-    try:
-        found = (pq.read_schema(path).metadata or {}).get(_METADATA)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except PermissionError as cause:
-        raise files.unwritable(path, cause) from cause
-    except (pa.ArrowException, OSError) as cause:
-        raise _damaged(path) from cause
-    if found is None:
-        raise _damaged(path)
-    return bytes(found)
+def _stretch(base: Base, day: date) -> str:
+    """What one file of REST's answers covers: a month, or a year of day bars."""
+    return f"{day.year:04}" if base == "1d" else f"{day.year:04}-{day.month:02}"
 
 
-def _decoded(raw: bytes, type_: type[_T], path: Path) -> _T:
-    try:
-        return msgspec.json.decode(raw, type=type_)
-    except msgspec.DecodeError as cause:
-        raise _damaged(path) from cause
-
-
-def _damaged(path: Path) -> Damaged:
-    return Damaged(
-        f"{path} is not what was written.",
-        remedy="Delete it; the next call fetches it again.",
-        path=str(path),
-    )
+def _month_end(day: date) -> date:
+    return day.replace(day=monthrange(day.year, day.month)[1])
 
 
 def _of_days(bars: pa.Table, days: Sequence[date]) -> pa.Table:

@@ -20,6 +20,8 @@ Protocol = Literal["rest", "stream"]
 # What reading JSON that is not what it should be may raise.
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
+SIZE_DECIMALS = 6  # of sizes and volumes at the vendor; further digits come from adding doubles
+
 _EXACT = "_exact"  # attribute of the exact decimal beside a size
 _DECIMAL = r"^[0-9]{1,20}(\.[0-9]{1,12})?\Z"
 _Code = Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
@@ -104,6 +106,8 @@ def key_columns(table: pa.Table, kind: Kind, protocol: Protocol) -> dict[str, li
     out: dict[str, list[Any]] = {}
     for field in carried(kind, protocol):
         column = table.column(field.column)
+        if field.sort == "size":
+            column = to_decimals(column)
         key = str(key_of(field, protocol))
         exact = exact_of(field, protocol)
         if field.sort == "codes":
@@ -123,6 +127,13 @@ def key_columns(table: pa.Table, kind: Kind, protocol: Protocol) -> dict[str, li
         else:
             out[key] = values(column)
     return out
+
+
+def to_decimals(sizes: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Sizes without the noise of added doubles; Arrow's own rounding leaves it in large ones."""
+    found = pc.fill_null(sizes, 0.0).to_numpy()
+    kept = np.where(found == np.trunc(found), found, np.round(found, SIZE_DECIMALS))
+    return pa.chunked_array([pa.array(kept, mask=sizes.is_null().to_numpy())])
 
 
 def values(column: pa.ChunkedArray | pa.Array) -> list[Any]:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
-from typing import BinaryIO, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from isal import igzip, igzip_lib
-from pyarrow import csv
 
-from tapelab.errors import Damaged, MalformedAnswer, UsageError
+from tapelab.errors import UsageError
 from tapelab.market.sessions import dates_of, day_start
 from tapelab.market.symbols import Market
 from tapelab.market.tables import SCHEMAS, conform
 from tapelab.massive.wire import columns
+from tapelab.massive.wire.csvfile import CsvFile, Notes
 from tapelab.massive.wire.fields import (
     DECIMAL_SINCE,
     EARLIEST,
@@ -33,14 +27,10 @@ from tapelab.massive.wire.fields import (
     product_named,
 )
 
-BLOCK = 4 << 20  # bytes of CSV that become one table of `iter_flat_file`
 ROWS_WRITTEN = 1 << 18  # rows that are made into text at a time
-MAX_QUOTED = 200  # characters of what is broken in a message
 
-_GZIP = b"\x1f\x8b"
 _CODES = r"^([0-9]{1,4}(,[0-9]{1,4})*)?$"
 _TICKER = "^[!-~]+$"
-_ROW = re.compile(r"Row #(\d+): ")
 
 
 def read_flat_file(source: Path | bytes, product: str, *, day: date) -> pa.Table:
@@ -55,12 +45,15 @@ def read_flat_file(source: Path | bytes, product: str, *, day: date) -> pa.Table
     return pa.concat_tables(tables) if tables else SCHEMAS[product_named(product).kind].empty_table()
 
 
-def iter_flat_file(source: Path | bytes, product: str, *, day: date) -> Iterator[pa.Table]:
+def iter_flat_file(
+    source: Path | bytes, product: str, *, day: date, notes: Notes | None = None
+) -> Iterator[pa.Table]:
     """The same in blocks, for files that do not fit in memory: a few MiB of CSV become one table.
 
-    What is wrong may only show at the end: keep nothing of a file that raised.
+    With `notes`, day bars are stamped with the first instant of their day, whatever the file says, and what
+    was changed is noted. What is wrong may only show at the end: keep nothing of a file that raised.
     """
-    return _File(source, product_named(product), day).tables()
+    return _File(source, product_named(product), day, notes).tables()
 
 
 def write_flat_file(table: pa.Table, product: str, *, style: Style | None = None) -> bytes:
@@ -84,75 +77,19 @@ def write_flat_file(table: pa.Table, product: str, *, style: Style | None = None
     return b"".join(parts)
 
 
-class _File:
-    """A daily file being read: what it claims to be, and how to say where it is wrong."""
+class _File(CsvFile):
+    """A daily file of one of our products."""
 
-    def __init__(self, source: Path | bytes, product: Product, day: date) -> None:
-        self.source = source
+    def __init__(self, source: Path | bytes, product: Product, day: date, notes: Notes | None) -> None:
+        super().__init__(source, product.name, product.header, day)
         self.product = product
-        self.day = day
-        self.name = source.name if isinstance(source, Path) else f"{product.name} of {day}"
+        self.notes = notes
         self.fields = {field.csv: field for field in FIELDS[product.kind] if field.csv is not None}
         self.first = day_start(Market.STOCKS, day)
         self.last = day_start(Market.STOCKS, day + timedelta(days=1)) - 1
 
-    def tables(self) -> Iterator[pa.Table]:
-        try:
-            self.check_header()
-            rows = 0
-            for batch in self.batches():
-                yield self.table(batch, rows)
-                rows += len(batch)
-        except (EOFError, igzip.BadGzipFile, igzip_lib.IsalError) as error:  # type: ignore[misc]
-            raise Damaged(
-                f"{self.name} is cut or corrupt: {str(error).rstrip('.')}.",
-                remedy="Delete it and download it again.",
-                file=self.name,
-            ) from error
-
-    @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        with io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source.open("rb") as raw:
-            packed = raw.read(len(_GZIP)) == _GZIP
-            raw.seek(0)
-            if not packed:
-                yield raw
-                return
-            with igzip.open(raw, "rb") as unpacked:  # type: ignore[no-untyped-call]
-                yield unpacked
-
-    def check_header(self) -> None:
-        with self.open() as stream:
-            header = stream.readline().decode("utf-8", "replace").strip()
-        names = Counter(header.split(","))
-        missing = [name for name in self.product.header if names[name] == 0]
-        if missing:
-            self.malformed(1, f"the header lacks {missing[0]!r}")
-        twice = [name for name, count in names.items() if count > 1]
-        if twice:
-            self.malformed(1, f"the header has {twice[0]!r} twice")
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        with self.open() as stream:
-            try:
-                yield from self.reader(stream, use_threads=True)
-            except pa.ArrowInvalid as error:
-                self.explain(error)
-
-    def reader(self, stream: BinaryIO, *, use_threads: bool) -> Iterator[pa.RecordBatch]:
-        types = {name: self.type(field) for name, field in self.fields.items()}
-        return iter(
-            csv.open_csv(
-                stream,
-                read_options=csv.ReadOptions(block_size=BLOCK, use_threads=use_threads),
-                convert_options=csv.ConvertOptions(
-                    column_types=types,
-                    include_columns=list(types),
-                    null_values=[""],
-                    strings_can_be_null=False,  # NA and NULL are tickers
-                ),
-            )
-        )
+    def types(self) -> dict[str, pa.DataType]:
+        return {name: self.type(field) for name, field in self.fields.items()}
 
     def type(self, field: Field) -> pa.DataType:
         """What a column is read as; text and codes repeat, so each is read once and then pointed to."""
@@ -164,6 +101,8 @@ class _File:
         out: dict[str, pa.Array] = {}
         for name, field in self.fields.items():
             column = batch.column(name)
+            if field.column == "timestamp":
+                column = self.stamped(column)
             self.check(column, field, rows_before)
             out[field.column] = _normal(column, field)
         schema = SCHEMAS[self.product.kind]
@@ -194,38 +133,29 @@ class _File:
         elif field.sort in ("count", "code"):
             bad.append(("is negative", pc.less(column, 0)))
         for why, rows in bad:
-            if pc.any(rows).as_py():
-                index = pc.index(pc.fill_null(rows, False), True).as_py()
-                self.malformed(rows_before + index + 2, f"{field.csv} {column[index].as_py()!r} {why}")
+            self.refuse(str(field.csv), column, why, rows, rows_before)
 
-    def explain(self, error: pa.ArrowInvalid) -> NoReturn:
-        """Say the row, which takes another reading in one thread."""
-        message = str(error)
-        with self.open() as stream:
-            try:
-                for _ in self.reader(stream, use_threads=False):
-                    pass
-            except pa.ArrowInvalid as again:
-                message = str(again)
-        row = _ROW.search(message)
-        why = " ".join(_ROW.sub("", message).split())[:MAX_QUOTED]
-        self.malformed(int(row[1]) if row else None, why, error)
+    def stamped(self, column: pa.Array) -> pa.Array:
+        """A day bar's stamp as the vendor's REST has it; the file's date says which day it is."""
+        if self.notes is None or self.product.interval != "1d":
+            return column
+        return day_stamps(column, self.first, self.last, self.notes)
 
-    def malformed(self, row: int | None, why: str, cause: Exception | None = None) -> NoReturn:
-        self.prove_whole()
-        where = f"{self.name}, row {row}" if row else self.name
-        raise MalformedAnswer(
-            f"{where}: {why}.",
-            remedy="The vendor replaces bad files: download it again later, or use REST for that day.",
-            file=self.name,
-            row=row,
-        ) from cause
 
-    def prove_whole(self) -> None:
-        """Nonsense in a corrupt archive is not the vendor's: the checksum at its end tells."""
-        with self.open() as stream:
-            while stream.read(BLOCK):
-                pass
+def day_stamps(column: pa.Array, first: int, last: int, notes: Notes) -> pa.Array:
+    """Stamps of day bars as the first instant of the file's day (`first` to `last`), with a note.
+
+    Files have stamped them at midnight, at the close, and on bad days with a time before 1970.
+    """
+    lost = pc.fill_null(pc.less(column, EARLIEST), False)
+    late = pc.and_(pc.greater(column, first), pc.less_equal(column, last))
+    for rows, what in (
+        (lost, f"window_start {pc.min(column).as_py()} is no time; the file's date was taken"),
+        (late, "stamped later than the day's first instant, which was taken"),
+    ):
+        if count := pc.sum(rows).as_py():
+            notes.add(what, count)
+    return pc.if_else(pc.or_(lost, late), first, column)
 
 
 def _normal(column: pa.Array, field: Field) -> pa.Array:

@@ -95,8 +95,9 @@ def as_streamed(table: pa.Table, channel: Channel) -> pa.Table:
         elif field.sort == "instant":
             unit = field.stream_unit
             out[name] = _zero_is_null(pc.multiply(pc.divide(column, unit), unit), field.zero_is_null)
-        elif field.sort == "size" and field.stream_exact is None:
-            out[name] = pc.trunc(column)
+        elif field.sort == "size":
+            sizes = columns.to_decimals(column)
+            out[name] = pc.trunc(sizes) if field.stream_exact is None else sizes
         elif field.sort == "codes":
             lists = columns.split_codes(columns.joined_codes(column.combine_chunks()))
             out[name] = pc.list_slice(lists, 0, 1) if columns.is_single(kind, field, "stream") else lists
