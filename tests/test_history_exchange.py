@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -17,7 +20,9 @@ from tapelab import errors
 from tapelab.budget import Budget
 from tapelab.exchange import Exchange, serve
 from tapelab.history import download_flat_file, fetch_data, plan_fetch
-from tapelab.market import sessions
+from tapelab.history.progress import Progress
+from tapelab.market import clock, sessions
+from tapelab.market.clock import FixedClock
 from tapelab.market.symbols import Market
 from tapelab.massive.rest import RestClient
 from tapelab.settings import Settings, current, use
@@ -194,3 +199,79 @@ def test_pages_of_ticks_are_the_tape(exchange: Exchange, real_day: Path) -> None
         assert [row for page in pages for row in page["arrival"].to_pylist()] == list(range(len(raw)))
         assert client.market_status()["market"] in ("open", "closed", "extended-hours")
         assert client.symbols() == sorted(ALL)
+
+
+# Reference data: a question a symbol, or one list of the market.
+
+
+@pytest.fixture
+def split_day(real_day: Path, tmp_path: Path) -> Path:
+    """The real days beside a list of splits, one of them between the days."""
+    folder = tmp_path / "tape"
+    (folder / "reference").mkdir(parents=True)
+    (folder / "us_stocks_sip").symlink_to(real_day / "us_stocks_sip")
+    rows = [
+        {"ticker": "SPY", "execution_date": "2004-01-05", "split_from": 1, "split_to": 7},
+        {"ticker": "OTHER", "execution_date": "2013-10-09", "split_from": 1, "split_to": 3},
+    ]
+    (folder / "reference" / "splits.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_many_symbols_splits_cost_one_list_and_give_what_single_questions_give(
+    split_day: Path, tmp_path: Path
+) -> None:
+    soon = FixedClock(sessions.day_start(Market.STOCKS, date(2013, 10, 20)))
+    with serve(flat_files=split_day, speed=0) as exchange, clock.use(soon):
+        with exchange.use(home=tmp_path / "list") as settings:
+            listed = fetch_data(ALL, FIRST, LAST, "1d", "rest", adjust="splits")
+            kept = settings.root / "lake" / "reference" / "splits"
+            assert [path.name for path in kept.iterdir()] == ["market.json"]
+            plan = plan_fetch(ALL, FIRST, LAST, "1h", "rest", adjust="splits")
+            assert plan.references == (), "the list is good for the day"
+            plan = plan_fetch(ALL, date(2013, 9, 3), LAST, "1h", "rest", adjust="splits")
+            assert plan.references != (), "and says nothing of splits before it begins"
+            kept.joinpath("market.json").write_bytes(b"{")
+            with pytest.raises(errors.Damaged, match=r"market\.json is not what was written"):
+                fetch_data(ALL, FIRST, LAST, "1d", "rest", adjust="splits")
+        with exchange.use(home=tmp_path / "single"):
+            single = pd.concat(
+                [fetch_data(name, FIRST, LAST, "1d", "rest", adjust="splits") for name in sorted(ALL)],
+                ignore_index=True,
+            )
+    pd.testing.assert_frame_equal(listed, single)
+
+
+def test_calls_that_are_free_go_side_by_side_and_give_the_same(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tapelab.history import plan
+
+    monkeypatch.setattr(plan, "PAGE_ROWS", 960)
+    with exchange.use(home=tmp_path / "free"):
+        assert len(plan_fetch("SPY", FIRST, LAST, "1m", "rest", adjust="none").calls) == 5
+        free = fetch_data(ALL, FIRST, LAST, "1m", "rest", adjust="none")
+    with use(exchange.settings(tmp_path / "few").with_(rest_calls_per_day=100)):
+        assert len(plan_fetch("SPY", FIRST, LAST, "1m", "rest", adjust="none").calls) == 1
+        few = fetch_data(ALL, FIRST, LAST, "1m", "rest", adjust="none")
+    pd.testing.assert_frame_equal(free, few)
+
+
+def test_a_wait_is_counted_down_on_a_terminal_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with clock.use(FixedClock(0)) as now, Progress() as progress:
+        progress.begin("REST API: AAPL", 3)
+        progress.wait(42.0)
+        progress.wait(41.0)
+        assert progress.waiting() == "rate limit, 42 s"
+        now.sleep(40.0)
+        assert progress.waiting() == "rate limit, 2 s"
+        now.sleep(3.0)
+        assert progress.waiting() == ""
+    assert terminal.getvalue().count("Waiting 42 s for the rate limit") == 1
+    assert "41 s" not in terminal.getvalue()

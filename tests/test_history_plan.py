@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tapelab import errors
 from tapelab.budget import Left
 from tapelab.history.plan import (
-    PAGE_BASE_BARS,
+    PAGE_ROWS,
     Doors,
     FetchPlan,
     final_at,
@@ -23,11 +23,13 @@ from tapelab.history.plan import (
     wants_listing,
 )
 from tapelab.history.request import METHODS, Request, parse
-from tapelab.market import clock, sessions
+from tapelab.history.ticks import TickRequest
+from tapelab.market import clock, ranges, sessions, symbols
 from tapelab.market.clock import HOUR, SECOND, FixedClock
 from tapelab.market.symbols import Market
 from tapelab.massive.flatfiles import Listed
 from tapelab.store.lake import Held
+from tapelab.store.ticks import Kind
 
 NOW = 1_718_000_000 * SECOND  # Monday 2024-06-10, 02:13 New York
 FILE = 22_000_000  # bytes of a day's minute file, about
@@ -158,7 +160,7 @@ def test_without_flat_file_keys_a_large_query_goes_by_rest_with_the_reason():
     assert found.reason == (
         "Auto-selected REST API (no flat-file keys are set; large query: 20 symbols, 91 days)"
     )
-    assert found.requests == 60
+    assert found.requests == 40
 
 
 def test_without_any_key_the_error_says_so():
@@ -198,22 +200,105 @@ def test_an_explicit_method_without_fallback_keeps_its_word_and_names_what_would
 
 
 def test_splits_that_have_to_be_asked_for_are_calls_too():
-    found = decide(asked("AAPL", "2024-05-13", "2024-05-17"), references=["AAPL"])
+    found = decide(asked("AAPL", "2024-05-13", "2024-05-17"), references=["splits AAPL"])
     assert found.requests == 2
     with pytest.raises(errors.BudgetExceeded, match=r'adjust="none"'):
-        decide(asked("AAPL", "2024-05-13", "2024-05-17"), left=replace(LEFT, rest_day=1), references=["AAPL"])
+        decide(
+            asked("AAPL", "2024-05-13", "2024-05-17"),
+            left=replace(LEFT, rest_day=1),
+            references=["splits AAPL"],
+        )
     with pytest.raises(errors.SettingError, match=r'adjust="none"'):
         decide(
             asked("AAPL", "2024-05-13", "2024-05-17"),
             Doors(rest_closed="no API key is set"),
-            references=["AAPL"],
+            references=["splits AAPL"],
         )
+
+
+def test_many_symbols_splits_are_asked_for_in_one_list_of_the_market():
+    stale = [f"splits {name}" for name in TWENTY]
+    found = decide(
+        asked(TWENTY, "2024-05-13", "2024-05-17"), files("2024-05-13", "2024-05-17"), references=stale
+    )
+    [call] = found.references
+    assert (call.question, call.pages) == ("splits *", 2)
+    assert found.requests == 2
+    long_ago = asked(TWENTY, "2004-01-02", "2004-01-09")
+    found = decide(long_ago, files("2004-01-02", "2004-01-09"), references=stale)
+    assert [call.question for call in found.references] == stale, "twenty years of splits are more pages"
+    both = [*stale, *(f"dividends {name}" for name in TWENTY)]
+    found = decide(
+        asked(TWENTY, "2024-05-13", "2024-05-17"), files("2024-05-13", "2024-05-17"), references=both
+    )
+    assert [call.question for call in found.references] == ["dividends *", "splits *"]
+    assert found.requests == 7
+
+
+def test_a_budget_of_calls_a_minute_is_reported_before_it_is_waited_for():
+    left = replace(LEFT, calls_a_minute=5, rest_minute=3)
+    shut = Doors(files_closed="no flat-file keys are set")
+    found = decide(asked(TWENTY, "2024-05-13", "2024-05-17"), shut, left)
+    assert found.lines[-1] == "20 REST calls at 5 a minute take about 4 minutes"
+    assert decide(asked(TWENTY[:3], "2024-05-13", "2024-05-17"), shut, left).minutes == 0
+
+
+def test_calls_are_few_where_they_count_and_a_page_each_where_they_are_free():
+    request = asked("AAPL", "2023-01-01", "2024-05-31")
+    [call] = decide(request, Doors(files_closed="no keys")).calls
+    assert (call.first, call.last, call.pages) == (date(2023, 1, 3), date(2024, 5, 31), 7)
+    free = replace(LEFT, rest_day=None, rest_minute=None)
+    many = decide(request, Doors(files_closed="no keys"), free).calls
+    assert len(many) == 7
+    assert {call.pages for call in many} == {1}
+    assert [c.last for c in many][-1] == date(2024, 5, 31)
+
+
+# Ticks: the cheaper plan.
+
+
+def ticks(names: str | list[str], start: str, end: str, kind: Kind = "trades", **more: object) -> TickRequest:
+    known = tuple(symbols.parse_all(names))
+    with clock.use(FixedClock(NOW)):
+        return TickRequest(known, ranges.resolve(start, end), kind, **more)  # type: ignore[arg-type]
+
+
+def test_ticks_of_a_symbol_come_by_rest_where_the_days_file_is_large():
+    found = decide(
+        ticks("AAPL", "2024-05-13", "2024-05-13"), files("2024-05-13", "2024-05-13", 1_500_000_000)
+    )
+    assert found.reason == "Auto-selected REST API (cheaper: 3 REST calls)"
+    assert found.as_dict()["interval"] == "trades"
+    assert "about 3" in str(found)
+    assert "of trades" in str(found)
+
+
+def test_ticks_of_many_symbols_come_from_the_file_where_it_is_cheaper():
+    request = ticks(TWENTY, "2024-05-13", "2024-05-13", "quotes")
+    assert wants_listing(request, {}, Doors(), LEFT, NOW)
+    found = decide(request, files("2024-05-13", "2024-05-13", 1_500_000_000))
+    assert found.reason == "Auto-selected Flat Files (cheaper: 1 file of 1.5 GB)"
+
+
+def test_a_few_minutes_of_ticks_are_one_page():
+    found = decide(ticks("AAPL", "2024-05-13T10:00", "2024-05-13T10:05", "quotes"))
+    assert found.requests == 1
+
+
+def test_ticks_of_a_day_without_a_file_yet_come_by_rest():
+    found = decide(
+        ticks("AAPL", "2024-06-06", "2024-06-07", method="flat_file"), files("2024-06-06", "2024-06-06")
+    )
+    assert (found.files, [call.first for call in found.calls]) == (1, [date(2024, 6, 7)])
+    doors = replace(files("2024-06-06", "2024-06-06"), rest_closed="no API key is set")
+    with pytest.raises(errors.NotFound, match="has no file for 2024-06-07"):
+        decide(ticks("AAPL", "2024-06-06", "2024-06-07"), doors)
 
 
 def test_cheapest_takes_the_smaller_share_of_what_is_left():
     few = asked("AAPL", "2024-01-01", "2024-03-31", method="cheapest")
     found = decide(few, files("2024-01-01", "2024-03-31"))
-    assert found.reason == "Cheapest: REST API (3 REST calls)"
+    assert found.reason == "Cheapest: REST API (2 REST calls)"
     many = asked(TWENTY, "2024-05-13", "2024-05-13", method="cheapest")
     assert decide(many, files("2024-05-13", "2024-05-13")).reason == "Cheapest: Flat Files (1 file of 22 MB)"
 
@@ -222,7 +307,7 @@ def test_a_cheaper_plan_is_named():
     found = decide(asked("AAPL", "2024-01-01", "2024-03-31"), files("2024-01-01", "2024-03-31"))
     assert found.route == "flat_file"
     assert found.cheapest is not None
-    assert found.cheapest.reason == "REST API (3 REST calls)"
+    assert found.cheapest.reason == "REST API (2 REST calls)"
     assert found.cheapest.cheapest is None
 
 
@@ -294,7 +379,9 @@ def test_every_symbol_on_every_session_has_one_route_and_no_budget_breaks(
     )
     left = replace(LEFT, rest_day=rest_day, bytes_month=bytes_month)
     try:
-        found = decide(request, doors, left, coverage, references=names[:references])
+        found = decide(
+            request, doors, left, coverage, references=[f"splits {name}" for name in names[:references]]
+        )
     except (errors.BudgetExceeded, errors.SettingError, errors.NotFound):
         return
     expected = {(name, session.date) for name in names for session in request.range.sessions()}
@@ -314,7 +401,7 @@ def test_every_symbol_on_every_session_has_one_route_and_no_budget_breaks(
         else:
             assert held[name, day], "a provisional row of a day that is final is no cover"
     assert all(
-        call.pages <= -(-(call.last - call.first).days * 86_400 // PAGE_BASE_BARS) + 2 for call in found.calls
+        call.pages <= -(-(call.last - call.first).days * 86_400 // PAGE_ROWS) + 2 for call in found.calls
     )
     assert found.cheapest is None or found.cheapest.cost < found.cost
     assert str(found)

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from tapelab.history import FetchPlan as FetchPlan
     from tapelab.history import download_flat_file as download_flat_file
     from tapelab.history import fetch_data as fetch_data
+    from tapelab.history import fetch_quotes as fetch_quotes
+    from tapelab.history import fetch_trades as fetch_trades
+    from tapelab.history import list_symbols as list_symbols
     from tapelab.history import plan_fetch as plan_fetch
+    from tapelab.history import sync_flat_files as sync_flat_files
     from tapelab.lab import Fill as Fill
     from tapelab.lab import Order as Order
     from tapelab.lab import Position as Position
@@ -57,16 +61,20 @@ _ROOMS = {
     "compare": "lab",
     "download_flat_file": "history",
     "fetch_data": "history",
+    "fetch_quotes": "history",
+    "fetch_trades": "history",
     "get_api_key": "settings",
     "get_connector": "live",
     "get_massive_s3_credentials": "settings",
     "list_connectors": "live",
     "list_datasets": "store.dataset",
+    "list_symbols": "history",
     "open_dataset": "store.dataset",
     "plan_fetch": "history",
     "rules": "lab",
     "serve": "exchange",
     "strategies": "lab",
+    "sync_flat_files": "history",
 }
 
 __all__ = sorted(_ROOMS)

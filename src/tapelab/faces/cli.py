@@ -53,10 +53,17 @@ def parser() -> argparse.ArgumentParser:
         bars.add_argument("--end", required=True, help="likewise; a date is included, an instant is not")
         bars.add_argument("--interval", default="1d", help="1s 1m 5m 15m 30m 1h 4h 1d 1w 1mo")
         bars.add_argument("--method", default="auto", help="auto rest flat_file cheapest")
-        bars.add_argument("--adjust", default="splits", help="none splits")
+        bars.add_argument("--adjust", default="splits", help="none splits all")
         bars.add_argument("--hours", default="all", help="all regular")
         if name == "fetch":
             bars.add_argument("--out", type=Path, metavar="FILE", help="a .parquet or .csv file")
+
+    sync = verb(
+        "sync", verbs.sync, "The vendor's daily files of a range into the lake; goes on where it ended."
+    )
+    sync.add_argument("product", help="us_stocks_sip/minute_aggs_v1 and the like")
+    sync.add_argument("--start", required=True)
+    sync.add_argument("--end", required=True)
 
     record = verb("record", verbs.record, "Record the live stream: every frame, safe against a kill.")
     record.add_argument("symbols", nargs="+", metavar="SYMBOL")
@@ -82,12 +89,16 @@ def parser() -> argparse.ArgumentParser:
     tape.add_argument("--dataset", metavar="NAME")
     tape.add_argument("--flat-files", type=Path, metavar="FOLDER")
     tape.add_argument("--simulate", action="store_true")
-    serve.add_argument("--seed", type=int, default=7, help="of the simulated market")
+    serve.add_argument("--follow", action="store_true", help="serve a recording that still grows")
+    serve.add_argument("--seed", type=int, default=7, help="of the simulated market and of the faults")
     serve.add_argument("--speed", type=float, default=1.0, help="1 real time, N times, 0 unpaced")
     serve.add_argument("--day", help="the day that is streamed; the latest that has ticks")
     serve.add_argument("--wait-for", type=int, default=1, metavar="N", help="clients that start the clock")
     serve.add_argument(
         "--plan", help="what the vendor's plan of that name allows: basic starter developer advanced"
+    )
+    serve.add_argument(
+        "--faults", type=Path, metavar="FILE", help="a script of what goes wrong, JSON or TOML"
     )
     serve.add_argument("--host", default="127.0.0.1")
     for protocol in ("rest", "ws", "s3"):

@@ -68,6 +68,14 @@ def fetch(chosen: Namespace) -> None:
         print(bars.to_string(index=False, max_rows=40))
 
 
+def sync(chosen: Namespace) -> None:
+    report = tl.sync_flat_files(chosen.product, chosen.start, chosen.end)
+    if chosen.json:
+        _print_json(asdict(report) | {"notes": {str(day): notes for day, notes in report.notes.items()}})
+    else:
+        print(report)
+
+
 def _how(chosen: Namespace) -> dict[str, Any]:
     return {"method": chosen.method, "adjust": chosen.adjust, "hours": chosen.hours}
 
@@ -192,6 +200,8 @@ def serve(chosen: Namespace) -> None:
         seed=chosen.seed,
         wait_for=chosen.wait_for,
         plan=chosen.plan,
+        faults=chosen.faults,
+        follow=chosen.follow,
         host=chosen.host,
         rest_port=chosen.rest_port,
         ws_port=chosen.ws_port,

@@ -17,8 +17,8 @@ from tapelab.errors import NoData, NotFound, UnknownSymbol, UsageError
 from tapelab.history.gather import Gathered, Gatherer, bring
 from tapelab.history.plan import FetchPlan
 from tapelab.history.progress import Progress
+from tapelab.history.reference import References
 from tapelab.history.request import Method, Request, parse
-from tapelab.market import adjust as adjustment
 from tapelab.market import clock, ranges, tables
 from tapelab.market.adjust import Adjustment
 from tapelab.market.intervals import Interval
@@ -27,6 +27,7 @@ from tapelab.market.symbols import Symbol
 from tapelab.market.tables import Frame
 from tapelab.massive import wire
 from tapelab.massive.flatfiles import FlatFiles
+from tapelab.massive.wire.catalogue import kind_named
 from tapelab.settings import current
 from tapelab.store.lake import Lake
 
@@ -99,8 +100,9 @@ def fetch_data(
     means the exchange's zone). Intraday bars belong to the range if they start in it; days, weeks and months
     that the range touches are given whole. `interval`: `1s 1m 5m 15m 30m 1h 4h 1d 1w 1mo`. `method`: `"auto"`
     (at most 5 symbols and 7 days by REST, more by flat files), `"rest"`, `"flat_file"`, `"cheapest"`; a route
-    that fails falls back to the other unless `fallback=False`. `adjust`: `"splits"` or `"none"`. `hours`:
-    `"all"` (the vendor's series) or `"regular"`. `frame`: `"pandas"`, `"polars"` or `"arrow"`.
+    that fails falls back to the other unless `fallback=False`. `adjust`: `"splits"`, `"all"` (splits and cash
+    dividends, as `tapelab.market.adjust` says) or `"none"`. `hours`: `"all"` (the vendor's series) or
+    `"regular"`. `frame`: `"pandas"`, `"polars"` or `"arrow"`.
 
     Columns: `timestamp` (start of the bar, UTC), `session`, `symbol`, `open high low close`, `volume`, `vwap`
     (null where the source has none), `transactions`; sorted by symbol, then timestamp. How the rows were got
@@ -117,15 +119,16 @@ def fetch_data(
     request = parse(symbols, start, end, interval, method, adjust, hours, fallback)
     with Progress() as progress, Gatherer(request, current(), progress) as gatherer:
         found = gatherer.gather()
-        raw = found.bars
-        _refuse_unknown(request, raw, gatherer.lake)
-        if request.needs_splits:
-            raw = adjustment.apply(raw, gatherer.splits())
+        _refuse_unknown(request, found.bars, gatherer.lake)
+        references = References(gatherer)
+        raw = references.apply(found.bars)
         table = bars.from_bars(raw, request.interval, hours=request.hours, market=request.market)
         table = _inside(table, request)
         if len(table) == 0:
             raise _nothing(request)
-        known = _facts(request, found, gatherer.settings.endpoint)
+        known = _facts(request, found, gatherer.settings.endpoint) | references.facts(raw)
+        for warning in known["warnings"]:
+            progress.line(warning)
     return tables.to_frame(tables.with_facts(table, **known), frame)
 
 
@@ -154,13 +157,15 @@ def plan_fetch(
 def download_flat_file(product: str, day: date | str) -> Path:
     """One of the vendor's daily files (`"us_stocks_sip/minute_aggs_v1"`, a date) in the lake, as Parquet.
 
+    Any of the vendor's products; those of US stocks get our columns, the others keep the vendor's.
     Whole or not at all; a file that is here and that the vendor did not replace is not downloaded again.
     Returns its path. Raises `UnknownName` for a product, `NotFound` where there is no file (yet),
     `NotInPlan`, `NotAuthorized`, `BudgetExceeded`.
     """
-    name = wire.product_named(product).name
+    kind = kind_named(product)
+    name = kind.name
     on = day.date() if isinstance(day, datetime) else day
-    asked = ranges.resolve(on, on).first
+    asked = ranges.resolve(on, on, kind.market).first
     settings = current()
     files, lake = FlatFiles(settings, Budget(settings)), Lake(settings)
     listed = files.list(name, asked, asked).get(asked)
@@ -185,33 +190,57 @@ def _inside(table: pa.Table, request: Request) -> pa.Table:
 
 
 def _refuse_unknown(request: Request, raw: pa.Table, lake: Lake) -> None:
-    """A symbol without a single bar beside others that have some is a misspelt one, or did not trade."""
+    """A symbol without a single bar is a misspelt one, or did not trade.
+
+    It is refused where others of the request have bars, or where a day's file here names those that had.
+    """
     traded = set(pc.unique(raw["symbol"]).to_pylist())
     silent = [name for name in request.names if name not in traded]
-    known = _known_names(request, lake) if silent else []
-    if not silent or not (traded or known):
+    if not silent:
         return
+    known = _known_names(request, lake)
     name = silent[0]
-    near = get_close_matches(name, known, n=NEAREST)
+    near = _nearest(name, known or sorted(traded))
+    if not (traded or near):
+        return
     remedy = f"Did you mean {', '.join(near)}?" if near else "Check its spelling; case matters."
     days = f"{request.range.first} to {request.range.last}"
     raise UnknownSymbol(f"{name} has no bars from {days}.", remedy=remedy, symbols=silent)
 
 
+def _nearest(name: str, known: list[str]) -> list[str]:
+    """Known names that differ only in case, else those that look like it."""
+    same = [other for other in known if other != name and other.casefold() == name.casefold()]
+    return same or get_close_matches(name, [other for other in known if other != name], n=NEAREST)
+
+
 def _known_names(request: Request, lake: Lake) -> list[str]:
-    """Every symbol of the range's latest flat file that is here."""
+    """Every symbol of the latest day's file that is here: of the range, or else of any day."""
+    product = request.product
+    if product is None:
+        return []
     for session in reversed(request.range.sessions()):
-        if request.product and lake.day_file(request.product, session.date):
-            return lake.names(request.product, session.date)
-    return []
+        if lake.day_file(product, session.date):
+            return lake.names(product, session.date)
+    found = (wire.parse_key(key) for key in _keys(lake, product))
+    days = sorted(day for name, day in filter(None, found) if name == product)
+    return lake.names(product, days[-1]) if days else []
+
+
+def _keys(lake: Lake, product: str) -> list[str]:
+    """The flat files that are here, as the vendor names them."""
+    paths = (lake.folder / product).glob("[0-9]*/[0-9]*/*.parquet")
+    return [path.relative_to(lake.folder).with_suffix(".csv.gz").as_posix() for path in paths]
 
 
 def _nothing(request: Request) -> NoData:
     what = f"{request.interval} bars of {', '.join(request.names)}"
     hours = " in regular hours" if request.hours == "regular" else ""
+    capitals = [name.upper() for name in request.names if name != name.upper()]
+    near = f"Did you mean {', '.join(capitals)}? " if capitals else ""
     return NoData(
         f"There are no {what} from {request.range.first} to {request.range.last}{hours}.",
-        remedy="Check the symbols' spelling and the dates; a symbol that did not trade has no bars.",
+        remedy=f"{near}Check the symbols' spelling and the dates; a symbol that did not trade has no bars.",
         symbols=list(request.names),
     )
 

@@ -1,45 +1,45 @@
-"""Obeys a plan: asks, downloads, keeps what it got in the lake, and gives the raw bars back whole."""
+"""Obeys a plan for bars: asks, downloads, keeps what it got in the lake, gives the raw bars back whole."""
 
 from __future__ import annotations
 
-import contextvars
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date
-from functools import cached_property, partial
-from types import TracebackType
-from typing import Self, TypeVar
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapelab.budget import Budget
-from tapelab.errors import BudgetExceeded, Damaged, MalformedAnswer, SourceError, StoreError, TapelabError
+from tapelab.errors import Damaged, MalformedAnswer, SourceError, StoreError
 from tapelab.history.plan import (
-    NAMES,
+    DIVIDENDS,
+    MARKET,
+    SPLITS,
     Doors,
     FetchPlan,
+    ReferenceCall,
     RestCall,
     Route,
     final_at,
     keepable,
     plan,
+    usable,
     wants_listing,
 )
 from tapelab.history.progress import Progress
 from tapelab.history.request import Request
+from tapelab.history.routes import RouteFailed, Routes
 from tapelab.market import clock, sessions, tables
-from tapelab.market.adjust import Split
+from tapelab.market.adjust import Dividend, Split
+from tapelab.market.intervals import Base
+from tapelab.market.sessions import Session
 from tapelab.massive.flatfiles import FlatFiles, Listed
-from tapelab.massive.rest import RestClient
 from tapelab.settings import Settings
-from tapelab.store.lake import DayFile, Lake, Splits
-
-WORKERS = 8  # downloads or questions in flight
+from tapelab.store.arriving import DayFile
+from tapelab.store.lake import Dividends, Lake, Splits
+from tapelab.store.references import LakeWithLists, MarketList
 
 Key = tuple[str, date]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -54,52 +54,19 @@ class Gathered:
     tapes: frozenset[str]
 
 
-class RouteFailed(Exception):
-    """A route gave up in the middle; the other may still do."""
+class Gatherer(Routes):
+    """One request for bars, both routes and the lake."""
 
-    def __init__(self, route: Route, error: SourceError | BudgetExceeded) -> None:
-        super().__init__(route)
-        self.route = route
-        self.error = error
-        self.why = f"{NAMES[route]} failed: {error.message.rstrip('.')}"
-
-
-class Gatherer:
-    """One request, both routes and the lake; each route is opened when it is first used."""
+    lake: LakeWithLists
 
     def __init__(self, request: Request, settings: Settings, progress: Progress) -> None:
+        super().__init__(settings, progress)
         self.request = request
-        self.settings = settings
-        self.progress = progress
-        self.budget = Budget(settings, on_wait=progress.wait)
-        self.lake = Lake(settings)
+        self.lake = LakeWithLists(settings, request.range.first)
         self.sessions = {session.date: session for session in request.range.sessions()}
         self._fetched: dict[Key, Route] = {}
+        self._answered: set[Key] = set()
         self._answers: list[pa.Table] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if "rest" in self.__dict__:
-            self.rest.close()
-
-    @cached_property
-    def rest(self) -> RestClient:
-        return RestClient(self.settings, self.budget, on_wait=self.progress.wait)
-
-    @cached_property
-    def files(self) -> FlatFiles:
-        return FlatFiles(self.settings, self.budget)
-
-    def doors(self) -> Doors:
-        keys = self.settings.s3_access_key_id and self.settings.s3_secret_access_key
-        return Doors(
-            files_closed="" if keys else "no flat-file keys are set",
-            rest_closed="" if self.settings.api_key else "no API key is set",
-        )
 
     def decide(self, doors: Doors, *, look: bool = False) -> tuple[FetchPlan, Doors]:
         """The plan for what is missing now. `look`: list the flat files even if the choice needs none."""
@@ -107,108 +74,75 @@ class Gatherer:
         held = self.lake.coverage(request.names, list(self.sessions), request.base, product=request.product)
         references = self._stale_references()
         needed = wants_listing(request, held, doors, left, now, references=references)
-        if request.product is not None and (needed or (look and not doors.files_closed)):
-            doors = self._listed(doors, request.product, needed=needed)
+        if needed or (look and not doors.files_closed):
+            doors = self.listed(request, doors, needed=needed)
         return plan(request, held, doors, left, now, references=references), doors
 
     def gather(self) -> Gathered:
         """Everything that was asked for, or an error: never a part.
 
-        A route that fails is shut, and what is still missing is planned again.
+        What came before an error is kept, so that the same request, made again, asks for the rest only.
         """
-        doors = self.doors()
-        lines: list[str] = []
-        failures: list[RouteFailed] = []
-        while True:
-            try:
-                chosen, doors = self.decide(doors)
-            except TapelabError:
-                if len(failures) == 1:
-                    raise failures[0].error from failures[0].error.__cause__
-                if failures:
-                    raise _both_failed(failures) from failures[0].error
-                raise
-            if failures:
-                fell_back = f"Fell back to {NAMES[chosen.route]} ({failures[-1].why})"
-                chosen = replace(chosen, reason=fell_back)
-            for line in chosen.lines:
-                lines.append(line)
-                self.progress.line(line)
-            try:
-                self._obey(chosen)
-            except RouteFailed as failure:
-                if not self.request.fallback:
-                    raise failure.error from failure.error.__cause__
-                failures.append(failure)
-                if failure.route == "rest":
-                    doors = replace(doors, rest_closed=failure.why)
-                else:
-                    doors = replace(doors, files_closed=failure.why)
-            else:
-                return self._whole(chosen, lines)
+        chosen, lines = self.carry_out(self.request, self.decide, self._obey)
+        return self._whole(chosen, lines)
 
     def splits(self) -> list[Split]:
-        """The splits of every symbol that have taken effect, as known today."""
-        today = clock.today(sessions.NEW_YORK)
-        found = [split for name in self.request.names for split in self._known_splits(name)]
-        return [split for split in found if split.execution_date <= today]
+        """The splits of every symbol, as known today; announced ones included."""
+        known = [self.lake.splits(name) for name in self.request.names]
+        return [split for found in known if found for split in found.rows]
 
-    def _known_splits(self, name: str) -> Sequence[Split]:
-        known = self.lake.splits(name)
-        return known.rows if known else ()
+    def dividends(self) -> list[Dividend]:
+        """The cash dividends of every symbol, as known today; announced ones included."""
+        known = [self.lake.dividends(name) for name in self.request.names]
+        return [dividend for found in known if found for dividend in found.rows]
 
     def _stale_references(self) -> list[str]:
-        """Symbols whose splits were not asked for today: a split is announced on any day."""
-        if not self.request.needs_splits:
-            return []
-        today = clock.today(sessions.NEW_YORK)
-        held = {name: self.lake.splits(name) for name in self.request.names}
-        fresh = {
-            name
-            for name, known in held.items()
-            if known is not None and clock.date_of(known.known_at, sessions.NEW_YORK) == today
-        }
-        return [name for name in self.request.names if name not in fresh]
-
-    def _listed(self, doors: Doors, product: str, *, needed: bool) -> Doors:
-        days = list(self.sessions)
-        try:
-            return replace(doors, files=self.files.list(product, days[0], days[-1]))
-        except SourceError as error:
-            if needed and (doors.rest_closed or not self.request.fallback):
-                raise
-            return replace(doors, files_closed=f"{NAMES['flat_file']} failed: {error.message.rstrip('.')}")
+        """What was not asked for today: splits and dividends are announced on any day."""
+        today, names = clock.today(sessions.NEW_YORK), self.request.names
+        held: dict[str, Splits | Dividends | None] = {}
+        if self.request.needs_splits:
+            held |= {f"{SPLITS} {name}": self.lake.splits(name) for name in names}
+        if self.request.needs_dividends:
+            held |= {f"{DIVIDENDS} {name}": self.lake.dividends(name) for name in names}
+        return [
+            question
+            for question, known in held.items()
+            if known is None or clock.date_of(known.known_at, sessions.NEW_YORK) != today
+        ]
 
     def _obey(self, chosen: FetchPlan) -> None:
         self._answers.clear()
-        self.progress.begin(
-            f"{NAMES[chosen.route]}: {' '.join(self.request.names[:3])}",
-            len(chosen.references) + len(chosen.downloads) + len(chosen.calls),
-        )
+        self._answered.clear()
         if chosen.references:
             self._ask_references(chosen.references)
-        steps: list[tuple[Route, Sequence[Callable[[], None]]]] = [
-            ("flat_file", [partial(self._bring, listed) for listed in chosen.downloads]),
-            ("rest", [partial(self._ask, call, chosen) for call in chosen.calls]),
-        ]
-        for route, work in steps:
-            try:
-                self._in_parallel(work)
-            except (SourceError, BudgetExceeded) as error:
-                raise RouteFailed(route, error) from error
+        self.obey(
+            chosen,
+            [
+                ("flat_file", [partial(self._bring, listed) for listed in chosen.downloads]),
+                ("rest", [partial(self._ask, call, chosen) for call in chosen.calls]),
+            ],
+        )
 
-    def _ask_references(self, names: Sequence[str]) -> None:
-        client = self.rest
-
-        def ask(name: str) -> None:
-            now = clock.now()
-            self.lake.keep_reference(name, Splits(now, tuple(client.splits(name))))
-
+    def _ask_references(self, calls: Sequence[ReferenceCall]) -> None:
+        self.rest  # noqa: B018 - a missing key is said before any thread begins
+        self.progress.begin("REST API: splits and dividends", len(calls))
         try:
-            self._in_parallel([partial(ask, name) for name in names])
+            self.side_by_side([partial(self._ask_reference, call) for call in calls])
         except SourceError as error:
             remedy = f'{error.remedy} Or take raw prices, which need no splits: adjust="none".'
             raise type(error)(error.message, remedy=remedy, **error.facts) from error
+
+    def _ask_reference(self, call: ReferenceCall) -> None:
+        now, since = clock.now(), self.request.range.first
+        kind, name = call.question.split(" ")
+        if name == MARKET and kind == SPLITS:
+            self.lake.keep_list(MarketList(since, now, splits=tuple(self.rest.splits(since=since))))
+        elif name == MARKET:
+            self.lake.keep_list(MarketList(since, now, dividends=tuple(self.rest.dividends(since=since))))
+        elif kind == SPLITS:
+            self.lake.keep_reference(name, Splits(now, tuple(self.rest.splits(name))))
+        else:
+            self.lake.keep_reference(name, Dividends(now, tuple(self.rest.dividends(name))))
 
     def _bring(self, listed: Listed) -> None:
         bring(listed, self.files, self.lake)
@@ -216,29 +150,37 @@ class Gatherer:
             self._fetched[name, listed.day] = "flat_file"
 
     def _ask(self, call: RestCall, chosen: FetchPlan) -> None:
-        asked_at = clock.now()
-        base = self.request.base
-        bars = tables.concat(list(self.rest.bars(call.symbol, base, call.first, call.last)), tables.BARS)
-        mine = [
-            day
-            for day in self.sessions
-            if chosen.routes[call.symbol, day] == "rest" and call.first <= day <= call.last
-        ]
-        traded = set(pc.unique(bars["session"]).to_pylist())
-        days = {}
-        for day in mine:
-            final = keepable(self.sessions[day], asked_at, traded)
-            if final is not None:
-                days[day] = final
-        self.lake.keep_rest(call.symbol, base, bars, days, known_at=asked_at, tape=self.rest.tape)
-        self._answers.append(bars.filter(pc.is_in(bars["session"], pa.array(mine, pa.date32()))))
-        self._fetched.update(((call.symbol, day), "rest") for day in mine)
+        """A symbol's bars, kept as their days become whole; what came meanwhile is not asked for again."""
+        name, base = call.symbol, self.request.base
+        with self.asking(base, name, call.first):
+            asked_at = clock.now()
+            planned = [day for day in self.sessions if call.first <= day <= call.last]
+            held = self.lake.coverage([name], planned, base, product=None)
+            mine = [
+                day
+                for day in planned
+                if chosen.routes[name, day] == "rest"
+                and not usable(held.get((name, day)), self.sessions[day], asked_at)
+            ]
+            if not mine:
+                return
+            kept = _Kept(self.lake, name, base, {day: self.sessions[day] for day in mine}, asked_at)
+            try:
+                for page in self.rest.bars(name, base, mine[0], mine[-1]):
+                    kept.whole_days(self.rest.tape)
+                    kept.pages.append(page)
+            except BaseException:
+                kept.whole_days(self.rest.tape)
+                raise
+            self._answers.append(kept.all_days(self.rest.tape))
+        self._answered.update((name, day) for day in mine)
+        self._fetched.update(((name, day), "rest") for day in mine)
 
     def _whole(self, chosen: FetchPlan, lines: Sequence[str]) -> Gathered:
         """The lake's rows, with today's answers in the place of what the lake holds of those days."""
         request, days = self.request, list(self.sessions)
         table, held = self.lake.read(request.names, days, request.base, product=request.product)
-        asked = {key for key, route in chosen.routes.items() if route == "rest"}
+        asked = self._answered
         gone = [key for key in chosen.routes if key not in asked and key not in held]
         if gone:
             name, day = gone[0]
@@ -262,24 +204,44 @@ class Gatherer:
             table, chosen, (*lines, *late), routes, tuple(sorted(changing)), frozenset(tapes - {""})
         )
 
-    def _in_parallel(self, work: Sequence[Callable[[], None]]) -> None:
-        """The last and the first alone, so that a refusal costs two requests, then the rest together."""
-        ordered = [*work[-1:], *work[:-1]]
-        for task in ordered[:2]:
-            task()
-            self.progress.step()
-        if len(ordered) <= 2:
-            return
-        with ThreadPoolExecutor(WORKERS) as pool:
-            # Threads do not inherit contexts, and the clock lives in one.
-            running = [pool.submit(contextvars.copy_context().run, task) for task in ordered[2:]]
-            try:
-                for done in as_completed(running):
-                    done.result()
-                    self.progress.step()
-            finally:
-                for waiting in running:
-                    waiting.cancel()
+
+class _Kept:
+    """One symbol's answer on its way into the lake."""
+
+    def __init__(self, lake: Lake, name: str, base: Base, days: dict[date, Session], asked_at: int) -> None:
+        self.pages: list[pa.Table] = []
+        self._lake = lake
+        self._name = name
+        self._base = base
+        self._left = dict(days)
+        self._days = list(days)
+        self._asked_at = asked_at
+
+    def whole_days(self, tape: str) -> None:
+        """Keep the days before the last that the pages reach: nothing more of them can come."""
+        bars = self._bars()
+        if len(bars):
+            reached = bars["session"][-1].as_py()
+            self._keep(bars, [day for day in self._left if day < reached], tape)
+
+    def all_days(self, tape: str) -> pa.Table:
+        """Keep the rest, the answer being whole, and give all of its bars."""
+        bars = self._bars()
+        self._keep(bars, list(self._left), tape)
+        return bars.filter(pc.is_in(bars["session"], pa.array(self._days, pa.date32())))
+
+    def _bars(self) -> pa.Table:
+        return tables.concat(self.pages, tables.BARS)
+
+    def _keep(self, bars: pa.Table, days: Iterable[date], tape: str) -> None:
+        traded = set(pc.unique(bars["session"]).to_pylist())
+        found: dict[date, bool] = {}
+        for day in days:
+            final = keepable(self._left.pop(day), self._asked_at, traded)
+            if final is not None:
+                found[day] = final
+        if found:
+            self._lake.keep_rest(self._name, self._base, bars, found, known_at=self._asked_at, tape=tape)
 
 
 def bring(listed: Listed, files: FlatFiles, lake: Lake) -> None:
@@ -329,7 +291,4 @@ def _without(bars: pa.Table, keys: set[Key]) -> pa.Table:
     return bars.join(dropped, keys=["symbol", "session"], join_type="left anti")
 
 
-def _both_failed(failures: Sequence[RouteFailed]) -> TapelabError:
-    """What the first route said, and after it why the other could not help."""
-    first, second = failures[0].error, failures[1]
-    return type(first)(first.message, remedy=f"{first.remedy} {second.why}.", **first.facts)
+__all__ = ["Gathered", "Gatherer", "RouteFailed", "bring"]

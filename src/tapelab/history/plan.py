@@ -1,24 +1,28 @@
-"""Decides where each symbol's bars of each session come from: cache, REST or flat file. Pure.
+"""Decides where each symbol's bars or ticks of each session come from: cache, REST or flat file. Pure.
 
-The rule: what the cache holds costs nothing and is used first. Of the rest, at most 5 symbols and at most 7
-calendar days come by REST, more by flat files. A door that is closed, a budget that would break, and days
-that have no file yet turn the choice; each is said in one line.
+The rule: what the cache holds costs nothing and is used first. Of the rest, bars of at most 5 symbols and at
+most 7 calendar days come by REST, more by flat files; ticks come by whatever is cheaper. A door that is
+closed, a budget that would break, and days that have no file yet turn the choice; each is said in one line.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, time, timedelta
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any, Literal, Protocol
 
 from tapelab.budget import GIGABYTE, Left
 from tapelab.errors import BudgetExceeded, NotFound, SettingError, TapelabError
 from tapelab.history.request import Request
 from tapelab.market import clock, sessions
-from tapelab.market.intervals import Base
+from tapelab.market.clock import MINUTE, SECOND
+from tapelab.market.ranges import Range
 from tapelab.market.sessions import Session
+from tapelab.market.symbols import Market
 from tapelab.massive.flatfiles import Listed
 from tapelab.settings import NO_KEYS
 from tapelab.store.lake import Coverage, Held
@@ -31,9 +35,21 @@ SMALL_DAYS = 7
 # The vendor publishes a day's file about 11:00 New York on the day after; until then a day may still change.
 FILES_DUE = time(11)
 
-PAGE_BASE_BARS = 50_000  # the vendor's `limit` counts base bars that it reads, not rows
-_BASE_BARS_A_DAY: dict[Base, int] = {"1s": 86_400, "1m": 1_440, "1d": 1}
+PAGE_ROWS = 50_000  # of ticks, or of the base bars that the vendor reads for a page of bars
+_BAR: dict[str, int] = {"1s": SECOND, "1m": MINUTE}  # one of these in each; of longer ones one a session
+# What a session of a busy symbol has, for a guess; the most liquid have several times that.
+_TICKS = {"trades": 150_000, "quotes": 1_000_000}
 
+# What a thing costs beside the bytes that come, for comparing plans: about a round trip's worth of them.
+ROUND_TRIP = 1_000_000
+ROW_BYTES = 100  # of a row in the vendor's JSON, about
+
+# The vendor's lists of the whole market, in pages of 1,000: about 1,000 splits and 40,000 dividends a year.
+SPLITS, DIVIDENDS = "splits", "dividends"
+_LIST_PAGES_A_YEAR = {SPLITS: 1.5, DIVIDENDS: 50.0}
+MARKET = "*"
+
+WAYS: tuple[Route, ...] = ("rest", "flat_file")
 NAMES: dict[Route, str] = {"cache": "the cache", "rest": "REST API", "flat_file": "Flat Files"}
 
 
@@ -46,40 +62,73 @@ class Doors:
     rest_closed: str = ""
 
 
+class Asked(Protocol):
+    """What the plan has to know of a question: bars (`request.Request`) or ticks (`ticks.TickRequest`)."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def range(self) -> Range: ...
+    @property
+    def market(self) -> Market: ...
+    @property
+    def base(self) -> str:
+        """`1s`, `1m`, `1d`, `trades` or `quotes`."""
+
+    @property
+    def product(self) -> str | None: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def fallback(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class RestCall:
-    """One question to REST: a symbol's base bars from `first` to `last`, in at most `pages` requests."""
+    """One question to REST: a symbol's rows from `first` to `last`, in about `pages` requests."""
 
     symbol: str
     first: date
     last: date
-    pages: int
+    rows: int
+
+    @property
+    def pages(self) -> int:
+        return max(-(-self.rows // PAGE_ROWS), 1)
+
+
+@dataclass(frozen=True)
+class ReferenceCall:
+    """One question about what belongs to bars: `splits AAPL`, or `splits *` for all since the range began."""
+
+    question: str
+    pages: int = 1
 
 
 @dataclass(frozen=True)
 class FetchPlan:
     """What a fetch does: route and reason, requests, files, bytes, what the cache holds, what is left.
 
-    `routes` names the route of each symbol on each session. `requests` is the most that can be needed.
-    `cheapest` is the plan that takes the smaller share of what is left of your budgets, where it is another.
-    `str()` is a short table.
+    `routes` names the route of each symbol on each session. `requests` is the most that bars can need, and a
+    guess for ticks. `cheapest` is the plan that takes the smaller share of what is left of your budgets,
+    where it is another. `str()` is a short table.
     """
 
-    request: Request
+    request: Asked
     route: Route
     reason: str
     routes: Mapping[tuple[str, date], Route]
     calls: tuple[RestCall, ...]
     downloads: tuple[Listed, ...]
-    references: tuple[str, ...]
+    references: tuple[ReferenceCall, ...]
     left: Left
     notes: tuple[str, ...] = ()
     cheapest: FetchPlan | None = field(default=None, repr=False)
 
     @property
     def requests(self) -> int:
-        """REST requests, at most."""
-        return sum(call.pages for call in self.calls) + len(self.references)
+        """REST requests."""
+        return sum(call.pages for call in self.calls) + sum(call.pages for call in self.references)
 
     @property
     def files(self) -> int:
@@ -102,9 +151,26 @@ class FetchPlan:
         return " and ".join(filter(None, (calls, files)))
 
     @property
+    def minutes(self) -> int:
+        """How long the budget of calls a minute makes it last, if that is a minute or more."""
+        left = self.left
+        if left.calls_a_minute is None or left.rest_minute is None:
+            return 0
+        return max(-(-(self.requests - left.rest_minute) // left.calls_a_minute), 0)
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """What is reported: the reason first."""
-        return (self.reason, *self.notes)
+        if not self.minutes:
+            return (self.reason, *self.notes)
+        pace = f"{_count(self.requests, 'REST call')} at {self.left.calls_a_minute} a minute"
+        return (self.reason, *self.notes, f"{pace} take about {_count(self.minutes, 'minute')}")
+
+    @property
+    def what(self) -> str:
+        """`1m bars`, `trades`"""
+        request = self.request
+        return f"{request.interval} bars" if isinstance(request, Request) else request.base
 
     @property
     def broken_budget(self) -> str:
@@ -118,11 +184,12 @@ class FetchPlan:
 
     @property
     def cost(self) -> tuple[float, int]:
-        """The share it takes of what is left of the budgets, then the number of things fetched."""
+        """The share it takes of what is left of the budgets, then what has to come, in bytes."""
         left = self.left
         calls = self.requests / max(left.rest_day, 0.5) if left.rest_day is not None else 0.0
         share = self.bytes / max(left.bytes_month, 0.5) if left.bytes_month is not None else 0.0
-        return (calls + share, self.requests + self.files)
+        rows = sum(call.rows for call in self.calls)
+        return (calls + share, (self.requests + self.files) * ROUND_TRIP + rows * ROW_BYTES + self.bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """The same facts as plain values, for JSON."""
@@ -132,7 +199,9 @@ class FetchPlan:
             "notes": list(self.notes),
             "symbols": list(self.request.names),
             "sessions": sorted({day.isoformat() for _, day in self.routes}),
-            "interval": self.request.interval.text,
+            "interval": self.request.interval.text
+            if isinstance(self.request, Request)
+            else self.request.base,
             "routes": dict(sorted(Counter(self.routes.values()).items())),
             "requests": self.requests,
             "files": self.files,
@@ -153,13 +222,17 @@ class FetchPlan:
         )
         rows = [
             ("symbols", f"{len(request.names)} ({named})"),
-            ("sessions", f"{len(days)} ({days[0]} to {days[-1]}) of {request.interval} bars"),
+            ("sessions", f"{len(days)} ({days[0]} to {days[-1]}) of {self.what}"),
             ("cached", f"{self.cached} of {len(self.routes)}"),
-            ("requests", f"{'at most ' if self.calls else ''}{self.requests} ({of_day})"),
+            ("requests", f"{self._likely if self.calls else ''}{self.requests} ({of_day})"),
             ("files", f"{self.files}, {_size(self.bytes)} ({of_month})"),
             ("cheapest", cheapest),
         ]
         return "\n".join([*self.lines, *(f"  {name:<9} {value}" for name, value in rows)])
+
+    @property
+    def _likely(self) -> str:
+        return "at most " if isinstance(self.request, Request) else "about "
 
 
 def final_at(session: Session) -> int:
@@ -189,7 +262,7 @@ def keepable(session: Session, asked_at: int, traded: Collection[date]) -> bool 
 
 
 def wants_listing(
-    request: Request,
+    request: Asked,
     coverage: Coverage,
     doors: Doors,
     left: Left,
@@ -201,12 +274,12 @@ def wants_listing(
     job = _Job(request, coverage, doors, left, now, tuple(references))
     if job.shut("flat_file") or doors.files is not None or not job.missing:
         return False
-    likely_rest = request.method == "rest" or (request.method == "auto" and not job.large)
+    likely_rest = request.method == "rest" or (request.method == "auto" and not (job.of_ticks or job.large))
     return not likely_rest or bool(doors.rest_closed or job.by_rest("").broken_budget)
 
 
 def plan(
-    request: Request,
+    request: Asked,
     coverage: Coverage,
     doors: Doors,
     left: Left,
@@ -214,7 +287,7 @@ def plan(
     *,
     references: Sequence[str] = (),
 ) -> FetchPlan:
-    """Decide. `coverage`: what the lake holds; `references`: symbols whose splits have to be asked for.
+    """Decide. `coverage`: what the lake holds; `references`: questions that have to be asked, `splits AAPL`.
 
     Every symbol on every session gets exactly one route. Raises `BudgetExceeded` when no route fits, with
     what is needed and when it resets, `SettingError` when no route is open, `NotFound` when a day has no file
@@ -223,12 +296,12 @@ def plan(
     job = _Job(request, coverage, doors, left, now, tuple(references))
     if references and doors.rest_closed:
         raise SettingError(
-            f"Splits come by REST, and {doors.rest_closed}.",
+            f"Splits and dividends come by REST, and {doors.rest_closed}.",
             remedy=f'Take raw prices with adjust="none", or set MASSIVE_API_KEY. {NO_KEYS}',
         )
     if not job.missing:
         return job.from_cache()
-    open_ = [way for way in ("rest", "flat_file") if not job.shut(way)]
+    open_ = [way for way in WAYS if not job.shut(way)]
     if not open_:
         raise SettingError(
             f"No route is open: {doors.rest_closed} and {job.shut('flat_file')}.",
@@ -261,7 +334,7 @@ class _Job:
 
     def __init__(
         self,
-        request: Request,
+        request: Asked,
         coverage: Coverage,
         doors: Doors,
         left: Left,
@@ -272,8 +345,9 @@ class _Job:
         self.coverage = coverage
         self.doors = doors
         self.left = left
-        self.references = references
+        self.references = _shortest(references, (now - request.range.start) / clock.DAY / 365)
         self.sessions = request.range.sessions()
+        self.rows = {session.date: self._rows(session) for session in self.sessions}
         self.missing = {
             (name, session.date)
             for session in self.sessions
@@ -300,6 +374,10 @@ class _Job:
         return (last - first).days + 1
 
     @property
+    def of_ticks(self) -> bool:
+        return self.request.base in _TICKS
+
+    @property
     def large(self) -> bool:
         return len(self.symbols) > SMALL_SYMBOLS or self.calendar_days > SMALL_DAYS
 
@@ -313,20 +391,30 @@ class _Job:
         if way == "rest":
             return self.doors.rest_closed
         if self.request.product is None:
-            return f"there are no flat files of {self.request.base} bars of {self.request.market}"
+            what = self.request.base if self.of_ticks else f"{self.request.base} bars"
+            return f"there are no flat files of {what} of {self.request.market}"
         return self.doors.files_closed
 
     def wanted(self) -> tuple[Route, str]:
         """The route that the rule or the user asks for, and the line that says so."""
         method = self.request.method
-        if method == "cheapest":
-            plans = [self.by(way, "") for way in ("rest", "flat_file") if not self.shut(way)]
+        if method == "cheapest" or (method == "auto" and self.of_ticks):
+            open_ = [way for way in WAYS if not self.shut(way)]
+            plans = [self.by(way, "") for way in [way for way in open_ if self._whole(way)] or open_]
             best = min(plans, key=lambda p: (bool(p.broken_budget), p.cost))
-            return best.route, f"Cheapest: {NAMES[best.route]} ({best.amount})"
+            if method == "cheapest":
+                return best.route, f"Cheapest: {NAMES[best.route]} ({best.amount})"
+            return best.route, f"Auto-selected {NAMES[best.route]} (cheaper: {best.amount})"
         if method == "auto":
             way: Route = "flat_file" if self.large else "rest"
             return way, f"Auto-selected {NAMES[way]} ({self.size})"
-        return method, f"Asked for {NAMES[method]} ({self.size})"
+        asked: Route = "rest" if method == "rest" else "flat_file"
+        return asked, f"Asked for {NAMES[asked]} ({self.size})"
+
+    def _whole(self, way: Route) -> bool:
+        """Whether a route needs no other: a day without a file (yet) comes by REST."""
+        listed = self.doors.files or {}
+        return way == "rest" or not self.doors.rest_closed or all(day in listed for day in self.days)
 
     def by(self, way: str, title: str) -> FetchPlan:
         return self.by_rest(title) if way == "rest" else self.by_files(title)
@@ -398,24 +486,54 @@ class _Job:
         )
 
     def _calls(self, name: str, asked: set[tuple[str, date]]) -> list[RestCall]:
-        """One call for each stretch of missing sessions; stretches are joined where that costs no page."""
+        """One call for each stretch of missing sessions; stretches are joined where that costs no page.
+
+        Where calls are free, none is longer than a page, so that the pages come side by side.
+        """
+        free = self.left.rest_day is None and self.left.rest_minute is None
         calls: list[RestCall] = []
         for day in (session.date for session in self.sessions if (name, session.date) in asked):
             call = self._call(name, day, day)
             if calls:
                 joined = self._call(name, calls[-1].first, day)
-                if joined.pages <= calls[-1].pages + call.pages:
+                if joined.pages <= (1 if free else calls[-1].pages + call.pages):
                     calls[-1] = joined
                     continue
             calls.append(call)
         return calls
 
     def _call(self, name: str, first: date, last: date) -> RestCall:
-        base_bars = ((last - first).days + 1) * _BASE_BARS_A_DAY[self.request.base]
-        return RestCall(name, first, last, -(-base_bars // PAGE_BASE_BARS))
+        return RestCall(name, first, last, sum(n for day, n in self.rows.items() if first <= day <= last))
+
+    def _rows(self, session: Session) -> int:
+        """Rows of one symbol that the vendor reads for a session: the most for bars, a guess for ticks."""
+        base = self.request.base
+        if base in _BAR:
+            return (session.end - session.start) // _BAR[base]
+        if base not in _TICKS:
+            return 1
+        low, high = max(session.start, self.request.range.start), min(session.end, self.request.range.end)
+        return round(_TICKS[base] * min(max(high - low, 0) / max(session.close - session.open, 1), 1.0))
 
 
-def _turned(request: Request, way: Route, why: str) -> str:
+def _shortest(questions: Sequence[str], years: float) -> tuple[ReferenceCall, ...]:
+    """A question a symbol, or the market's list since the range began where that has fewer pages."""
+    found: list[ReferenceCall] = []
+    for kind, same in groupby(sorted(questions, key=_kind), key=_kind):
+        of_kind = list(same)
+        pages = 1 + math.ceil(_LIST_PAGES_A_YEAR[kind] * years) if kind in _LIST_PAGES_A_YEAR else 0
+        if 0 < pages < len(of_kind):
+            found.append(ReferenceCall(f"{kind} {MARKET}", pages))
+        else:
+            found += map(ReferenceCall, of_kind)
+    return tuple(found)
+
+
+def _kind(question: str) -> str:
+    return question.partition(" ")[0]
+
+
+def _turned(request: Asked, way: Route, why: str) -> str:
     said = "Auto-selected" if request.method == "auto" else "Turned to"
     return f"{said} {NAMES[way]} ({why})"
 
@@ -435,7 +553,7 @@ def _too_dear(chosen: FetchPlan, rival: FetchPlan | None) -> TapelabError:
     if rival is not None and not rival.broken_budget:
         remedy += f' method="{rival.route}" would fit.'
     elif chosen.references:
-        remedy += ' adjust="none" saves the calls for splits.'
+        remedy += ' adjust="none" saves the calls for splits and dividends.'
     return BudgetExceeded(
         f"This would break your budget: {chosen.broken_budget}.",
         remedy=remedy,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from tapelab.errors import UnknownName, UsageError
+from tapelab.errors import BadRange, UnknownName, UsageError
 from tapelab.market import ranges, symbols
 from tapelab.market.adjust import ADJUSTMENTS, Adjustment
 from tapelab.market.intervals import Base, Interval
@@ -60,7 +60,11 @@ class Request:
 
     @property
     def needs_splits(self) -> bool:
-        return self.adjust == "splits" and self.market is Market.STOCKS
+        return self.adjust != "none" and self.market is Market.STOCKS
+
+    @property
+    def needs_dividends(self) -> bool:
+        return self.adjust == "all" and self.market is Market.STOCKS
 
 
 def parse(
@@ -78,11 +82,6 @@ def parse(
     asked = symbols.parse_all(symbols_ if isinstance(symbols_, str | Symbol) else list(symbols_))
     way = _one_of("method", method, METHODS)
     part = _one_of("hours", hours, HOURS)
-    if adjust == "all":
-        raise UsageError(
-            'adjust="all" (splits and dividends) is not there yet.',
-            remedy='Use adjust="splits" or adjust="none".',
-        )
     adjustment = _one_of("adjust", adjust, ADJUSTMENTS)
     if part == "regular" and bar.text in ("1w", "1mo"):
         raise UsageError(
@@ -91,7 +90,15 @@ def parse(
     range_ = ranges.resolve(start, end, asked[0].market)
     if bar.text in ("1w", "1mo"):
         range_ = _whole_periods(range_, bar)
-    return Request(tuple(asked), range_, bar, way, adjustment, part, fallback)
+    found = Request(tuple(asked), range_, bar, way, adjustment, part, fallback)
+    since = wire.PRODUCTS[found.product].since if found.product else range_.first
+    if range_.last < since:
+        raise BadRange(
+            f"The vendor's history of {found.market} begins on {since}, and the range ends on {range_.last}.",
+            remedy="Ask for later days.",
+            since=str(since),
+        )
+    return found
 
 
 def _whole_periods(range_: Range, interval: Interval) -> Range:
