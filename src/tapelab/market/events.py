@@ -57,12 +57,16 @@ class Bar(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A stretch that a recording knows it lost: from `start` to `end` (ns UTC), and why."""
+    """A stretch that a recording knows it lost: from `start` to `end` (ns UTC), and why.
+
+    `channels` and `symbols` say of what; no symbol named means all that were subscribed.
+    """
 
     start: int
     end: int
     cause: str
     channels: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
 
 
 Event = Quote | Trade | Bar

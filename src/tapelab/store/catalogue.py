@@ -128,6 +128,7 @@ def append(target: Dataset, recording: Dataset) -> Dataset:
         manifest.next_version(
             target.path,
             mine,
+            change=f"appended {recording.name}",
             created=clock.now(),
             ended=more.ended,
             segments=(*mine.segments, *segments),

@@ -134,7 +134,7 @@ class Dataset:
     @property
     def gaps(self) -> tuple[Gap, ...]:
         """What the recording knows it lost, and why; our clock, ns UTC."""
-        return tuple(Gap(gap.start, gap.end, gap.cause, gap.channels) for gap in self._manifest.gaps)
+        return tuple(Gap(g.start, g.end, g.cause, g.channels, g.symbols) for g in self._manifest.gaps)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -255,7 +255,8 @@ class Dataset:
         more = tuple(dict.fromkeys((*self.tags, *tags)))
         if more == self.tags:
             return self
-        return Dataset(self.path, manifest.next_version(self.path, self._manifest, tags=more))
+        change = f"tagged {', '.join(tag for tag in more if tag not in self.tags)}"
+        return Dataset(self.path, manifest.next_version(self.path, self._manifest, change=change, tags=more))
 
     def _events(self, follow: bool) -> Iterator[Event]:
         by_part: dict[int, dict[str, pa.Table]] = {}

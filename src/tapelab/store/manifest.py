@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from tapelab.errors import Damaged, DatasetNotFound, StoreError
+from tapelab.market import clock
 from tapelab.store import files
 
 FORMAT = 1
@@ -62,13 +63,17 @@ class Heard(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """A gap: our clock, ns UTC; `after` is the arrival number of the last message before it."""
+    """A gap: our clock, ns UTC; `after` is the arrival number of the last message before it.
+
+    `symbols`: of which it lost something; none named means all that were subscribed.
+    """
 
     start: int
     end: int
     cause: str
     channels: tuple[str, ...] = ()
     after: int = -1
+    symbols: tuple[str, ...] = ()
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -98,7 +103,11 @@ class Decoded(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One version of a dataset. Times are ns UTC; `begun` and `ended` are our clock."""
+    """One version of a dataset. Times are ns UTC; `begun` and `ended` are our clock.
+
+    `change` says in a few words what made this version of the one before, at `changed`. `pruned`: journals
+    that were taken away when the columns had been verified.
+    """
 
     id: str
     version: int
@@ -116,6 +125,9 @@ class Manifest(msgspec.Struct, frozen=True):
     counts: dict[str, int] = {}
     journals: tuple[Journaled, ...] = ()
     decoded: Decoded = Decoded()
+    change: str = ""
+    changed: int = 0
+    pruned: tuple[Journaled, ...] = ()
 
     @property
     def last_arrival(self) -> int:
@@ -160,9 +172,13 @@ def load(folder: Path, version: int | None = None) -> Manifest:
         content = path.read_bytes()
     except FileNotFoundError:
         return load(folder)  # version 0 gave way to version 1 between two looks
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read: {error.strerror}.", remedy="Check its permissions.", path=str(path)
+        ) from error
     try:
         envelope = msgspec.json.decode(content, type=_Envelope)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(path) from error
     if envelope.format > FORMAT:
         raise StoreError(
@@ -193,9 +209,10 @@ def save(folder: Path, manifest: Manifest) -> None:
         ) from error
 
 
-def next_version(folder: Path, manifest: Manifest, **changes: object) -> Manifest:
+def next_version(folder: Path, manifest: Manifest, *, change: str = "", **changes: object) -> Manifest:
     """Save `manifest` with changes as the version behind the newest, and give it back."""
-    new = msgspec.structs.replace(manifest, version=max(versions(folder), default=0) + 1, **changes)
+    version = max(versions(folder), default=0) + 1
+    new = msgspec.structs.replace(manifest, version=version, change=change, changed=clock.now(), **changes)
     save(folder, new)
     return new
 
