@@ -7,12 +7,14 @@ were.
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -29,7 +31,8 @@ from tapelab.settings import Settings, current
 from tapelab.store import manifest, parts
 from tapelab.store.columns import KINDS, Decoder, Position
 from tapelab.store.growing import JOURNAL, finish_killed, peek
-from tapelab.store.manifest import Heard, Manifest, Mark
+from tapelab.store.manifest import Filled, Heard, Manifest, Mark, Segment
+from tapelab.store.overlay import Overlay, begin, tick_parts
 from tapelab.store.segments import Hole, RecordReader, numbers
 
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 
 FOLDER = "datasets"
 FOLLOW_EVERY = 0.02  # seconds between two looks at a recording that grows
-VIEWS = ("received",)
+View = Literal["received", "healed"]
+VIEWS: tuple[View, ...] = ("received", "healed")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHOWN = ("endpoint", "source", "simulated", "tape", "quote_size_unit")  # facts of every table
@@ -137,6 +141,11 @@ class Dataset:
         return tuple(Gap(g.start, g.end, g.cause, g.channels, g.symbols) for g in self._manifest.gaps)
 
     @property
+    def filled(self) -> tuple[Filled, ...]:
+        """What `heal` did about each channel of each gap: how many rows, from where, what is still open."""
+        return self._manifest.filled
+
+    @property
     def tags(self) -> tuple[str, ...]:
         return self._manifest.tags
 
@@ -156,72 +165,84 @@ class Dataset:
         return dict(self._manifest.counts)
 
     @overload
-    def quotes(self, *, frame: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
+    def quotes(self, *, view: View = ..., frame: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
     @overload
-    def quotes(self, *, frame: Literal["polars"]) -> pl.DataFrame: ...
+    def quotes(self, *, view: View = ..., frame: Literal["polars"]) -> pl.DataFrame: ...
     @overload
-    def quotes(self, *, frame: Literal["arrow"]) -> pa.Table: ...
-    def quotes(self, *, frame: Frame = "pandas") -> Any:
-        """Every quote, in order of arrival."""
-        return tables.to_frame(self.table("quotes"), frame)
+    def quotes(self, *, view: View = ..., frame: Literal["arrow"]) -> pa.Table: ...
+    def quotes(self, *, view: View = "received", frame: Frame = "pandas") -> Any:
+        """Every quote, in order of arrival; `view="healed"` with those that `heal` filled in.
+
+        Filled rows have no `ts_recv`: that is how they are told from what was received.
+        """
+        return tables.to_frame(self.table("quotes", view), frame)
 
     @overload
-    def trades(self, *, frame: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
+    def trades(self, *, view: View = ..., frame: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
     @overload
-    def trades(self, *, frame: Literal["polars"]) -> pl.DataFrame: ...
+    def trades(self, *, view: View = ..., frame: Literal["polars"]) -> pl.DataFrame: ...
     @overload
-    def trades(self, *, frame: Literal["arrow"]) -> pa.Table: ...
-    def trades(self, *, frame: Frame = "pandas") -> Any:
-        """Every trade, in order of arrival."""
-        return tables.to_frame(self.table("trades"), frame)
+    def trades(self, *, view: View = ..., frame: Literal["arrow"]) -> pa.Table: ...
+    def trades(self, *, view: View = "received", frame: Frame = "pandas") -> Any:
+        """Every trade, in order of arrival; `view="healed"` with those that `heal` filled in.
+
+        Filled rows have no `ts_recv`: that is how they are told from what was received.
+        """
+        return tables.to_frame(self.table("trades", view), frame)
 
     @overload
-    def bars(self, interval: str = ..., *, frame: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
+    def bars(
+        self, interval: str = ..., *, view: View = ..., frame: Literal["pandas"] = "pandas"
+    ) -> pd.DataFrame: ...
     @overload
-    def bars(self, interval: str = ..., *, frame: Literal["polars"]) -> pl.DataFrame: ...
+    def bars(self, interval: str = ..., *, view: View = ..., frame: Literal["polars"]) -> pl.DataFrame: ...
     @overload
-    def bars(self, interval: str = ..., *, frame: Literal["arrow"]) -> pa.Table: ...
-    def bars(self, interval: str = "1m", *, frame: Frame = "pandas") -> Any:
+    def bars(self, interval: str = ..., *, view: View = ..., frame: Literal["arrow"]) -> pa.Table: ...
+    def bars(self, interval: str = "1m", *, view: View = "received", frame: Frame = "pandas") -> Any:
         """Bars built from the trades; from the quotes' mid prices where there are none.
 
         A dataset of bars alone gives those, or longer ones. The fact `built_from` says which.
         """
-        return tables.to_frame(self.bar_table(interval), frame)
+        return tables.to_frame(self.bar_table(interval, view), frame)
 
-    def bar_table(self, interval: str | Interval) -> pa.Table:
+    def bar_table(self, interval: str | Interval, view: View = "received") -> pa.Table:
         """`bars` as an Arrow table with int64 ns times."""
-        return bars_of(self.table, Interval.parse(interval), self.market)
+        return bars_of(partial(self.table, view=view), Interval.parse(interval), self.market)
 
-    def table(self, kind: str) -> pa.Table:
+    def table(self, kind: str, view: View = "received") -> pa.Table:
         """All rows of a kind (`quotes`, `trades`, `bars`) as an Arrow table; ticks in order of arrival."""
         if kind not in KINDS:
             raise UnknownName.among("kind of table", kind, KINDS)
-        found = [parts.read_segment(self.path, s) for s in self._manifest.segments if s.kind == kind]
+        overlay = self._overlay(view)
+        laid = (*self._manifest.segments, *overlay)
+        found = [parts.read_segment(self.path, s) for s in laid if s.kind == kind]
         if self.growing:
             found += [batch[kind] for batch in self._undecoded()]
         table = tables.concat(found, tables.SCHEMAS[kind])
         if kind == "bars":
             table = parts.newest_bars(table)
+        elif overlay:
+            table = table.sort_by("arrival")
         shown = {name: self.provenance[name] for name in _SHOWN if name in self.provenance}
-        return tables.with_facts(table, dataset=self.name, version=self.version, **shown)
+        return tables.with_facts(table, dataset=self.name, version=self.version, view=view, **shown)
 
     def replay(
-        self, view: str = "received", *, follow: bool = False, speed: float | None = None
+        self, view: View = "received", *, follow: bool = False, speed: float | None = None
     ) -> Iterator[Event]:
         """Every event in the order in which it arrived, as objects.
 
-        `view="received"`: what was received, nothing filled in. `speed`: None as fast as you read, 1 at the
+        `view="received"`: what was received, nothing filled in; `"healed"`: with what `heal` filled in, where
+        it would have come. `speed`: None as fast as you read, 1 at the
         pace at which it came, 10 ten times as fast. `follow`: go on with what a recording under way still
         receives, until it ends.
         """
-        if view not in VIEWS:
-            raise UnknownName.among("view", view, VIEWS)
+        overlay = self._overlay(view)
         if speed is not None and not speed > 0:
             raise UsageError(
                 f"A replay cannot run at speed {speed}.", remedy="Use a number above 0, or None."
             )
-        found = self._events(follow)
-        return found if speed is None else paced(found, speed)
+        found = self._events(overlay, follow)
+        return found if speed is None else paced(found, speed, received=self.clock == "received")
 
     def verify(self) -> int:
         """Check every file against its checksum, and the journal from its first record to its last.
@@ -230,7 +251,7 @@ class Dataset:
         not what was written (`facts["problems"]`).
         """
         known = self._manifest
-        problems = [parts.check_segment(self.path, segment) for segment in known.segments]
+        problems = [parts.check_segment(self.path, s) for s in (*known.segments, *known.overlay)]
         checked = len(problems)
         for journaled in known.journals:
             found, bad = _check_journal(self.path / journaled.folder, journaled.last)
@@ -258,16 +279,21 @@ class Dataset:
         change = f"tagged {', '.join(tag for tag in more if tag not in self.tags)}"
         return Dataset(self.path, manifest.next_version(self.path, self._manifest, change=change, tags=more))
 
-    def _events(self, follow: bool) -> Iterator[Event]:
-        by_part: dict[int, dict[str, pa.Table]] = {}
-        for segment in self._manifest.segments:
-            by_part.setdefault(segment.part, {})[segment.kind] = segment
-        if not any(segment.kind != "bars" for segment in self._manifest.segments) and not self.growing:
-            yield from replay.bars(self.table("bars"), _bar_length(self.provenance))
+    def _overlay(self, view: str) -> tuple[Segment, ...]:
+        if view not in VIEWS:
+            raise UnknownName.among("view", view, VIEWS)
+        return self._manifest.overlay if view == "healed" else ()
+
+    def _events(self, overlay: Sequence[Segment], follow: bool) -> Iterator[Event]:
+        ticks = tick_parts(self._manifest.segments)
+        if not ticks and not self.growing:
+            bars = self.table("bars", "healed" if overlay else "received")
+            yield from replay.bars(bars, _bar_length(self.provenance))
             return
-        for part in by_part.values():
-            ticks = {k: parts.read_segment(self.path, s) for k, s in part.items() if k != "bars"}
-            yield from replay.events(**ticks)
+        filled = Overlay(self.path, overlay)
+        for part, following in itertools.zip_longest(ticks, ticks[1:]):
+            read = {kind: parts.read_segment(self.path, segment) for kind, segment in part.items()}
+            yield from replay.events(**filled.among(read, before=begin(following) if following else None))
         if self.growing:
             for batch in self._undecoded(follow=follow):
                 yield from replay.events(quotes=batch["quotes"], trades=batch["trades"])
@@ -413,12 +439,22 @@ def _check_journal(folder: Path, last: int) -> tuple[int, list[str]]:
 
 
 def paced(
-    found: Iterator[Event], speed: float, wait: Callable[[float], object] = clock.sleep
+    found: Iterator[Event],
+    speed: float,
+    wait: Callable[[float], object] = clock.sleep,
+    *,
+    received: bool = False,
 ) -> Iterator[Event]:
-    """Each event when it is due: by our clock where we received it, else by the exchange's."""
+    """Each event when it is due: by our clock where we received it, else by the exchange's.
+
+    `received`: the events came to us; one among them that did not was filled in, and waits for nobody.
+    """
     began: int | None = None
     start = 0
     for event in found:
+        if received and not isinstance(event, Bar) and event.ts_recv is None:
+            yield event
+            continue
         at = _due(event)
         now = clock.monotonic()
         if began is None:

@@ -2,6 +2,7 @@
 
     <dataset>/manifest-000001.json      version 1; the highest number is the newest
     <dataset>/segments/quotes-000001.parquet   rows, immutable; versions share them
+    <dataset>/overlay/quotes-000002.parquet    rows that were not received, filled in later by version 2
     <dataset>/journal/…                 what they were decoded from, where it was recorded
     <dataset>/lock                      held by whoever records into it
 
@@ -76,6 +77,24 @@ class Lost(msgspec.Struct, frozen=True):
     symbols: tuple[str, ...] = ()
 
 
+class Filled(msgspec.Struct, frozen=True):
+    """What healing did about one channel of a gap.
+
+    `start`, `end`: the gap's, our clock; `source`: where the rows came from, `rest` or `flat_file`, empty
+    while nobody could be asked; `rows`: how many were lacking and are in the overlay; `at`: when. `final`:
+    False while that source may still add something, or something is `open`; `open` says what, and why.
+    """
+
+    start: int
+    end: int
+    channel: str
+    source: str = ""
+    rows: int = 0
+    at: int = 0
+    final: bool = False
+    open: str = ""
+
+
 class Mark(msgspec.Struct, frozen=True):
     """A labelled stretch, and what it was fitted on."""
 
@@ -106,7 +125,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """One version of a dataset. Times are ns UTC; `begun` and `ended` are our clock.
 
     `change` says in a few words what made this version of the one before, at `changed`. `pruned`: journals
-    that were taken away when the columns had been verified.
+    that were taken away when the columns had been verified. `overlay`: rows that were not received, apart
+    from `segments`, so that who knows nothing of them sees what was received; `filled`: what they fill.
     """
 
     id: str
@@ -128,6 +148,8 @@ class Manifest(msgspec.Struct, frozen=True):
     change: str = ""
     changed: int = 0
     pruned: tuple[Journaled, ...] = ()
+    overlay: tuple[Segment, ...] = ()
+    filled: tuple[Filled, ...] = ()
 
     @property
     def last_arrival(self) -> int:

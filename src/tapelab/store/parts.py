@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from tapelab.store.manifest import Seen, Segment
 
 # Measured: half the size of pyarrow's defaults, and nearly twice as quick to write.
 _DELTA = ("ts_event", "ts_recv", "arrival", "sequence", "ts_participant", "timestamp")
+OVERLAY = "overlay"
 _FOLDER = "segments"
 
 
@@ -40,9 +41,11 @@ def write_parquet(table: pa.Table, path: Path, *, replace: bool = False) -> None
     files.write_whole(path, write, replace=replace)
 
 
-def write_segment(folder: Path, part: int, kind: str, table: pa.Table, *, shift: int = 0) -> Segment:
+def write_segment(
+    folder: Path, part: int, kind: str, table: pa.Table, *, shift: int = 0, overlay: bool = False
+) -> Segment:
     """Lay down rows of one kind, in order of arrival, as a segment of the dataset in `folder`."""
-    name = f"{_FOLDER}/{kind}-{part:06d}.parquet"
+    name = f"{OVERLAY if overlay else _FOLDER}/{kind}-{part:06d}.parquet"
     path = folder / name
     path.unlink(missing_ok=True)  # left by a recorder that was killed before its manifest named it
     write_parquet(table.replace_schema_metadata(None), path)
@@ -63,11 +66,16 @@ def write_segment(folder: Path, part: int, kind: str, table: pa.Table, *, shift:
     )
 
 
-def read_segment(folder: Path, segment: Segment) -> pa.Table:
+def read_segment(folder: Path, segment: Segment, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a segment. `Damaged` names the file that is missing or not what was written."""
     path = folder / segment.file
     try:
-        table = pq.read_table(path, schema=tables.SCHEMAS[segment.kind], partitioning=None)
+        table = pq.read_table(
+            path,
+            schema=tables.SCHEMAS[segment.kind],
+            columns=list(columns) if columns else None,
+            partitioning=None,
+        )
     except FileNotFoundError as error:
         raise Damaged(
             f"The dataset {folder.name} lacks its file {segment.file}.",
