@@ -30,6 +30,7 @@ from tapelab.store.journal import Kind, Writer
 CHUNK = 2**20  # bytes taken from the socket before they are appended
 PING_EVERY = 10 * clock.SECOND
 DEAD_AFTER = 30 * clock.SECOND  # without a byte, though pings were sent
+BEHIND = 5 * clock.SECOND  # spent writing without finding the socket empty: we were the slow one
 CLOSING = 2 * clock.SECOND  # how long the server may take to answer our close
 STATUS_BYTES = 4096  # a message that could be a status is not longer
 MAX_OUT = 2**20  # bytes waiting to be sent; a server that reads none of them is dead
@@ -73,7 +74,8 @@ class Link:
         self.ended: End | None = None
         self.settled = False
         self.out = bytearray()
-        self.heard = self._pinged = self._begun = clock.monotonic()
+        self.heard = self._written = self._pinged = self._begun = clock.monotonic()
+        self._behind = 0  # ns spent writing since the socket was last found empty
         self._closing_since: int | None = None
         self._stop: End | None = None
         self._walk = FrameWalk()
@@ -111,6 +113,7 @@ class Link:
             try:
                 size = self.sock.recv_into(self._view[filled:])
             except _WAITING:
+                self._behind = 0
                 break
             except OSError as error:
                 end = End("reset", ABNORMAL, error.strerror or str(error))
@@ -121,6 +124,8 @@ class Link:
             filled += size
         if filled:
             self._take(filled)
+            self._written = clock.monotonic()
+            self._behind += self._written - self.heard
         if end is not None:
             self._end(end)
         return filled == CHUNK and self.ended is None
@@ -165,7 +170,7 @@ class Link:
         now = clock.monotonic()
         if self._closing_since is not None and now - self._closing_since > CLOSING:
             self._end(End("cut", ABNORMAL))
-        elif now - self.heard > DEAD_AFTER or len(self.out) > MAX_OUT:
+        elif now - self._written > DEAD_AFTER or len(self.out) > MAX_OUT:
             self._end(End("dead", ABNORMAL, "not a byte in time"))
         elif now - self._pinged >= PING_EVERY:
             self._pinged = now
@@ -284,6 +289,8 @@ class Link:
         if self._stop is not None and end.error is None:
             end = self._stop
         elif end.error is None:
+            if end.code == ABNORMAL and self._behind > BEHIND:
+                end = End("slow_consumer", end.code, "the disk took longer than the vendor would wait")
             said = [*feed.statuses(self._latest), (end.reason, "")]
             for status, message in said:
                 error = feed.refusal(status, message)

@@ -36,10 +36,10 @@ from tapelab.errors import (
 from tapelab.live.link import End, Link, Times
 from tapelab.live.talk import Command, Config, Ending, Holder
 from tapelab.market import clock
-from tapelab.massive.feed import Login, open_feed
+from tapelab.massive.feed import Login, Opened, open_feed
 from tapelab.store import journal
 from tapelab.store.frames import ABNORMAL, NORMAL
-from tapelab.store.journal import FINAL, Kind, Writer
+from tapelab.store.journal import FINAL, Kind, Record, Writer
 from tapelab.store.segments import Lock
 
 TICK = 0.25  # seconds; the longest wait of the loop
@@ -85,13 +85,13 @@ class Receiver:
         self._failed: TapelabError | None = None
         self._closers: list[threading.Thread] = []
         folder = Path(config.journal)
-        last = journal.recover(folder).last if folder.is_dir() else None
+        found = journal.recover(folder, compress=False) if folder.is_dir() else None
+        last = found.last if found else None
         self._times = Times(not_before=last.ts_recv + 1 if last else 0)
         if last is not None:
             self._number, self._begun = last.connection, True
-            ended = last.kind is Kind.CLOSED and last.flags & FINAL
-            self._loss = _Loss(last.ts_recv, "stopped" if ended else "killed", NORMAL if ended else ABNORMAL)
-        self._writer = Writer(folder, bytes.fromhex(config.dataset_id), keep=config.keep)
+            self._loss = _since(last)
+        self._writer = self._write_into(folder, config, after=found.ends_at if found else None)
         self._hold()
 
     def run(self) -> TapelabError | None:
@@ -144,10 +144,7 @@ class Receiver:
 
     def _connect(self) -> None:
         try:
-            self._interruptible = True
-            if self._stopping:
-                return
-            opened = open_feed(self._config.ws_url, self._config.market)
+            opened = self._dial()
         except _Stop:
             return
         except TapelabError as error:
@@ -155,8 +152,6 @@ class Receiver:
                 self._fail(error)
             self._wait()
             return
-        finally:
-            self._interruptible = False
         self._number += 1
         login = Login(self._config.key, self._topics)
         self._link = Link(opened, login, self._writer, self._number, self._times)
@@ -164,6 +159,16 @@ class Receiver:
         self._watching_out = False
         self._selector.register(self._link, selectors.EVENT_READ, "link")
         self._mind(self._link)
+
+    def _dial(self) -> Opened:
+        """Connect, which SIGTERM may interrupt."""
+        self._interruptible = True
+        try:
+            if self._stopping:
+                raise _Stop
+            return open_feed(self._config.ws_url, self._config.market)
+        finally:
+            self._interruptible = False
 
     def _mind(self, link: Link) -> None:
         """What is due on the open connection."""
@@ -274,7 +279,7 @@ class Receiver:
 
     def _move(self, command: Command) -> None:
         try:
-            writer = Writer(Path(command.journal), bytes.fromhex(command.dataset_id), keep=command.keep)
+            writer = self._write_into(Path(command.journal), command)
         except TapelabError as error:
             self._fail(error)
             return
@@ -282,6 +287,15 @@ class Receiver:
             self._link.move(writer, lambda old: self._moved(old, writer))
         else:
             self._moved(self._writer, writer)
+
+    def _write_into(self, folder: Path, given: Config | Command, *, after: int | None = None) -> Writer:
+        return Writer(
+            folder,
+            bytes.fromhex(given.dataset_id),
+            after=after,
+            segment_bytes=self._config.segment_bytes,
+            keep=given.keep,
+        )
 
     def _moved(self, old: Writer, new: Writer) -> None:
         now = self._now()
@@ -313,6 +327,15 @@ class Receiver:
         self._stopping = True
         if self._interruptible:
             raise _Stop
+
+
+def _since(last: Record) -> _Loss:
+    """What is lost since the last record of a journal that is gone on with, by what that record says."""
+    ended = last.kind is Kind.CLOSED and last.flags & FINAL
+    if not ended:
+        return _Loss(last.ts_recv, "killed", ABNORMAL)
+    facts = msgspec.json.decode(last.payload, type=dict[str, object])
+    return _Loss(last.ts_recv, str(facts.get("cause", "stopped")), NORMAL)
 
 
 def _never_began(config: Config, end: End) -> Unreachable:

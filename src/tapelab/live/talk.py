@@ -8,6 +8,7 @@ import msgspec
 
 from tapelab import errors
 from tapelab.errors import RecordingError, TapelabError
+from tapelab.store.journal import SEGMENT_BYTES
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True):
@@ -21,6 +22,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     dataset_id: str
     lock: str
     keep: int | None = None
+    segment_bytes: int = SEGMENT_BYTES
 
     def __repr__(self) -> str:
         return f"Config({self.ws_url!r}, {self.market!r}, {self.topics!r})"

@@ -41,6 +41,8 @@ CHANNELS = {"quotes": "Q", "trades": "T", "bars": "AM"}
 # What the server says when it is about to end a connection that may well be opened again.
 PASSING = ("auth_timeout", "auth_required", "force_disconnect", "slow_consumer")
 
+# The same as in `wire.columns`, which would load Arrow into the receiver.
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _HEAD_END = b"\r\n\r\n"
 _MAX_HEAD = 64 * 1024
 
@@ -263,7 +265,7 @@ def statuses(payload: bytes) -> list[tuple[str, str]]:
         return []
     try:
         events = msgspec.json.decode(payload)
-    except msgspec.DecodeError:
+    except _NOT_JSON:
         return []
     return [
         (str(event.get("status", "")), str(event.get("message", "")))

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -54,8 +55,9 @@ _ZEROS = bytes(8)
 class Writer:
     """Appends to the journal in `folder`; one writer at a time, held by a lock.
 
-    On a folder with earlier segments (in order: see `recover`) it goes on behind them. `keep`: of the
-    finished segments only so many stay, for a stream that nobody records. Raises `Locked`, `Unwritable`.
+    On a folder with earlier segments (in order: see `recover`) it goes on behind them, and compresses those
+    that are not yet; `after` is the number of their last record, where it is known. `keep`: of the finished
+    segments only so many stay, for a stream that nobody records. Raises `Locked`, `Unwritable`.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Writer:
         folder: Path,
         dataset_id: bytes,
         *,
+        after: int | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         segment_ns: int = SEGMENT_NS,
         keep: int | None = None,
@@ -78,8 +81,10 @@ class Writer:
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="tapelab-seal")
         self._failure: OSError | None = None
         self._closing = threading.Event()
-        self.acknowledged = self.durable = last_sequence(folder)
+        self._ended = False
+        self.acknowledged = self.durable = last_sequence(folder) if after is None else after
         self.bytes = self.durable_bytes = 0  # written by this writer, and of these behind a flush
+        left = [raw for number in numbers(folder) if (raw := raw_path(folder, number)).exists()]
         self._number = max(numbers(folder), default=0)
         self._fd = -1
         self._path = raw_path(folder, self._number)
@@ -91,6 +96,8 @@ class Writer:
         except OSError as error:
             self._file_lock.close()
             raise unwritable(folder, error) from error
+        for raw in left:
+            self._sealer.submit(self._finish, raw, None)
         self._flusher = threading.Thread(target=self._flush, name="tapelab-flush", daemon=True)
         self._flusher.start()
 
@@ -111,6 +118,8 @@ class Writer:
         record before it and says why.
         """
         if self._failure is not None:
+            if not self._ended:  # it was the flush that failed
+                self._end_on(self._failure, connection, ts_recv, monotonic)
             raise unwritable(self._path, self._failure) from self._failure
         try:
             return self._write(kind, parts, connection, ts_recv, monotonic, first_frame, flags)
@@ -256,7 +265,7 @@ class Writer:
         return sequence
 
     def _end_on(self, error: OSError, connection: int, ts_recv: int, monotonic: int) -> None:
-        self._failure = error
+        self._failure, self._ended = error, True
         cause = "disk_full" if error.errno in NO_ROOM else "unwritable"
         payload = msgspec.json.encode({"cause": cause, "message": os.strerror(error.errno or 0)})
         try:
@@ -291,16 +300,13 @@ class Writer:
                 os.close(finished.fd)
                 self._sealer.submit(self._finish, finished.path, finished.places)
 
-    def _finish(self, path: Path, places: tuple[Place, ...]) -> None:
+    def _finish(self, path: Path, places: tuple[Place, ...] | None) -> None:
         if self._keep is not None:
             for number in numbers(self.folder)[: -self._keep - 1]:
                 raw_path(self.folder, number).unlink(missing_ok=True)
             return
-        try:
+        with suppress(OSError):  # the raw segment counts; no room to compress it loses nothing
             seal(path, places)
-        except OSError:
-            # The raw segment counts until it is sealed; no room to compress it loses nothing.
-            path.with_name(path.name + ".part").unlink(missing_ok=True)
 
 
 class _Finished(NamedTuple):

@@ -21,7 +21,7 @@ from isal.isal_zlib import crc32
 
 from tapelab.errors import Damaged
 from tapelab.store.files import sync_folder
-from tapelab.store.records import FILE_HEADER, parse_file_header, walk
+from tapelab.store.records import FILE_HEADER, parse_file_header, scan, walk
 
 BLOCK = 2**20
 LEVEL = 1
@@ -44,12 +44,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Sealed:
-    """A sealed segment whose index is valid."""
+    """A sealed segment as its index describes it. Not `whole`: what lies behind the last place is lost."""
 
     path: Path
     places: tuple[Place, ...]
     packed: tuple[int, ...]  # where each block begins in the file, and where the last one ends
     size: int  # of the raw segment
+    whole: bool = True
 
     def block(self, index: int) -> bytes:
         """The raw bytes of one block; `Damaged` when they are not what was written."""
@@ -73,22 +74,29 @@ def sealed_name(raw: Path) -> Path:
 
 
 def seal(raw: Path, places: Iterable[Place] | None = None) -> Path:
-    """Compress a finished raw segment and remove it. Without `places` the segment is walked for them."""
+    """Compress a finished raw segment and remove it. Without `places` the segment is walked for them.
+
+    Where that fails (OSError) the raw segment stays, and counts.
+    """
     target = sealed_name(raw)
     beside = raw.with_name(raw.name + ".part")
     found = tuple(places) if places is not None else walk_places(raw)
     size = raw.stat().st_size
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
     entries = []
-    with raw.open("rb") as source, beside.open("wb") as sink:
-        for index, place in enumerate(found):
-            stop = found[index + 1].offset if index + 1 < len(found) else size
-            entries.append(_ENTRY.pack(*place, sink.tell()))
-            sink.write(compressor.compress(source.read(stop - place.offset)))
-        sink.write(_index(entries, size))
-        sink.flush()
-        os.fsync(sink.fileno())
-    beside.replace(target)
+    try:
+        with raw.open("rb") as source, beside.open("wb") as sink:
+            for index, place in enumerate(found):
+                stop = found[index + 1].offset if index + 1 < len(found) else size
+                entries.append(_ENTRY.pack(*place, sink.tell()))
+                sink.write(compressor.compress(source.read(stop - place.offset)))
+            sink.write(_index(entries, size))
+            sink.flush()
+            os.fsync(sink.fileno())
+        beside.replace(target)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     sync_folder(target.parent)
     raw.unlink()
     return target
@@ -115,6 +123,26 @@ def open_sealed(path: Path) -> Sealed | None:
     entries = list(_ENTRY.iter_unpack(table))
     places = tuple(Place(*entry[:3]) for entry in entries)
     return Sealed(path, places, (*(entry[3] for entry in entries), blocks_end), size)
+
+
+def salvage(path: Path) -> Sealed:
+    """A sealed segment whose index is damaged, as far as its blocks can be read one behind the other."""
+    content = memoryview(path.read_bytes())
+    places, packed, size = list[Place](), [0], 0
+    while bytes(content[packed[-1] : packed[-1] + 4]) == zstandard.FRAME_HEADER:
+        unpacker = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            raw = unpacker.decompress(content[packed[-1] :])
+        except zstandard.ZstdError:
+            break
+        found = scan(raw, 0 if places else FILE_HEADER, None, limit=1).records
+        if not unpacker.eof or not found:
+            break
+        places.append(Place(found[0].sequence, found[0].ts_recv, size))
+        packed.append(len(content) - len(unpacker.unused_data))
+        size += len(raw)
+    whole = bytes(content[packed[-1] : packed[-1] + 4]) == _SKIPPABLE_MAGIC.to_bytes(4, "little")
+    return Sealed(path, tuple(places), tuple(packed), size, whole and bool(places))
 
 
 def walk_places(raw: Path) -> tuple[Place, ...]:

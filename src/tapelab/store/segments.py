@@ -19,7 +19,7 @@ from tapelab.store.records import (
     parse_file_header,
     walk,
 )
-from tapelab.store.sealing import SEALED, Sealed, open_sealed, sealed_name
+from tapelab.store.sealing import SEALED, Sealed, open_sealed, salvage, sealed_name
 
 RAW = ".tlj"
 ATTEMPTS, BETWEEN_ATTEMPTS = 3, 0.02  # `is_held` holds a lock for a moment; seconds between attempts
@@ -103,6 +103,10 @@ def numbers(folder: Path) -> list[int]:
 
 def raw_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}{RAW}"
+
+
+def number_of(segment: Path) -> int:
+    return int(segment.name.partition(".")[0])
 
 
 def read_header(folder: Path, number: int) -> FileHeader | None:
@@ -193,25 +197,32 @@ class RecordReader:
             try:
                 self._raw = os.open(raw, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                return  # sealed or removed between two looks; the next look will tell
-        else:
+                if not sealed_name(raw).exists():
+                    return  # removed between two looks; the next look will tell
+                # Sealed a moment ago, or sealed and its index is damaged since.
+                self._sealed = open_sealed(sealed_name(raw)) or salvage(sealed_name(raw))
+        if self._sealed is not None:
             passed = [p for p in self._sealed.places if p.sequence <= self._after + 1]
             self._block = max(len(passed) - 1, 0)
         self._number, self._offset = number, 0
 
     def _from_sealed(self, sealed: Sealed) -> tuple[list[Record | Hole], bool]:
-        if self._block == len(sealed.places):
+        blocks = len(sealed.places) + (not sealed.whole)
+        if self._block == blocks:
             return [], True
-        offset = sealed.places[self._block].offset
-        try:
-            data = sealed.block(self._block)
-            found, used = self._walk(data, offset)
-        except Damaged:
-            data, found, used = b"", [], -1
-        if used < len(data):
-            found.append(self._hole(offset + max(used, 0)))
+        if self._block == len(sealed.places):
+            found: list[Record | Hole] = [self._hole(sealed.size)]
+        else:
+            offset = sealed.places[self._block].offset
+            try:
+                data = sealed.block(self._block)
+                found, used = self._walk(data, offset)
+            except Damaged:
+                data, found, used = b"", [], -1
+            if used < len(data):
+                found.append(self._hole(offset + max(used, 0)))
         self._block += 1
-        return found, self._block == len(sealed.places)
+        return found, self._block == blocks
 
     def _from_raw(self, *, finished: bool) -> tuple[list[Record | Hole], bool]:
         assert self._raw is not None
