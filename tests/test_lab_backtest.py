@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lab_tape import OPEN, bar, quote, tape, trade
 from tapelab.lab import Fill, Strategy, backtest, rules, sources, strategies
 from tapelab.lab.broker import Broker
-from tapelab.lab.loop import run
+from tapelab.lab.loop import Loop
 from tapelab.market import bars, replay, tables
 from tapelab.market.clock import HOUR, MINUTE, SECOND
 from tapelab.market.events import Bar, Event, Quote, Trade
@@ -117,7 +117,7 @@ def account(on_bars: bool, latency: float) -> Broker:
 def played(events: list[Event], seed: int, latency: float, **more: Any) -> Broker:
     on_bars = isinstance(events[0], Bar) if events else False
     broker = account(on_bars, latency)
-    run(Anything(seed=seed, **more), events, broker)
+    Loop(Anything(seed=seed, **more), broker).run(events)
     return broker
 
 
@@ -188,7 +188,7 @@ def test_bars_on_the_way_equal_bars_of_the_whole_table(events: list[Event]) -> N
             found.append(bar)
 
     late = [e._replace(ts_event=e.ts_event + n * 300_000_000) for n, e in enumerate(prints)]
-    run(Keeps(), [*late, quote(10**8, 1, 2)], account(on_bars=False, latency=0))
+    Loop(Keeps(), account(on_bars=False, latency=0)).run([*late, quote(10**8, 1, 2)])
     table = tape(*late)["trades"] if late else None
     expected = bars.from_trades(_with_rest(table), "1s") if table is not None else None
     _same_bars(found, expected)
@@ -434,6 +434,6 @@ def test_a_source_reads_events_from_anywhere() -> None:
             yield quote(at, 10.0, 10.02)
 
     broker = account(on_bars=False, latency=0)
-    record = run(Anything(seed=1), endless(), broker)
+    record = Loop(Anything(seed=1), broker).run(endless())
     assert record.events == 100
     assert sources.read(tape(quote(0, 1, 2))).symbols == ("AAA",)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tapelab.lab import Strategy as Strategy
     from tapelab.lab import backtest as backtest
     from tapelab.lab import compare as compare
+    from tapelab.lab import paper_trade as paper_trade
     from tapelab.lab import rules as rules
     from tapelab.lab import strategies as strategies
     from tapelab.live import WebSocketDataRecorder as WebSocketDataRecorder
@@ -70,6 +71,7 @@ _ROOMS = {
     "list_datasets": "store.dataset",
     "list_symbols": "history",
     "open_dataset": "store.dataset",
+    "paper_trade": "lab",
     "plan_fetch": "history",
     "rules": "lab",
     "serve": "exchange",

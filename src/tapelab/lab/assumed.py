@@ -95,7 +95,7 @@ def _order_of_events(source: Source) -> Assumption:
 def _bars_on_the_way(interval: str, source: Source, late: int) -> Assumption:
     text = (
         "Built from the prints that had arrived when the bar ended, by the vendor's condition rules."
-        if len(source.trades)
+        if "trades" in source.carried
         else "The data holds no trades: bars are built from mids, without volume."
     )
     left_out = f" Ticks that came after the end of their bar are in none: {late:,}." if late else ""

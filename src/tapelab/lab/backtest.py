@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from tapelab.errors import UsageError
-from tapelab.lab import loop, rules, sources
+from tapelab.lab import rules, sources
 from tapelab.lab.assumed import ROUND_LOT
 from tapelab.lab.broker import Broker
+from tapelab.lab.loop import Loop, Record
 from tapelab.lab.result import Result
 from tapelab.lab.strategy import Strategy
 from tapelab.lab.summary import summed_up
@@ -36,8 +39,40 @@ def backtest(
     Raises `UsageError` for what it cannot read, `NoData` for an empty dataset, `StrategyError` where a
     callback breaks.
     """
-    running = instance(strategy)
     source = sources.read(data)
+    run = prepare(strategy, source, cash=cash, fees=fees, latency=latency, fill=fill, risk=risk)
+    return run.result(source, run.loop.run(source.events()))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A strategy with its account and its clock, ready to go through events."""
+
+    loop: Loop
+    rules: list[rules.Rule]
+    cash: float
+    quote_size_unit: str
+
+    def result(self, source: sources.Source, record: Record) -> Result:
+        """What came of it, beside what it was run on."""
+        loop = self.loop
+        return summed_up(
+            loop.strategy, source, loop.broker, record, self.rules, self.cash, self.quote_size_unit
+        )
+
+
+def prepare(
+    strategy: Strategy | type[Strategy] | str,
+    source: sources.Source,
+    *,
+    cash: float,
+    fees: rules.Fees | None,
+    latency: rules.Latency | None,
+    fill: rules.FillRule | Sequence[rules.FillRule] | None,
+    risk: rules.RiskLimits | None,
+) -> Run:
+    """Check what is asked for and choose the rules that are not given, by what the source carries."""
+    running = instance(strategy)
     if not (isinstance(cash, int | float) and math.isfinite(cash) and cash >= 0):
         raise UsageError(f"Starting with {cash!r} makes no sense.", remedy="Give cash of 0 or more.")
     fees, latency, risk = fees or rules.NoFees(), latency or rules.NoLatency(), risk or rules.NoLimits()
@@ -55,17 +90,11 @@ def backtest(
         latency=latency,
         risk=risk,
         lot=ROUND_LOT if unit == "lots" else 1,
-        symbols=source.symbols,
+        symbols=source.tradable,
     )
-    record = loop.run(
-        running,
-        source.events(),
-        broker,
-        market=source.market,
-        bars_from="trades" if len(source.trades) else "quotes",
-    )
-    used: list[rules.Rule] = [*chosen, fees, latency, risk]
-    return summed_up(running, source, broker, record, used, cash, unit)
+    bars_from: Literal["trades", "quotes"] = "trades" if "trades" in source.carried else "quotes"
+    loop = Loop(running, broker, source.market, bars_from)
+    return Run(loop, [*chosen, fees, latency, risk], cash, unit)
 
 
 def instance(strategy: Strategy | type[Strategy] | str) -> Strategy:
@@ -84,7 +113,7 @@ def instance(strategy: Strategy | type[Strategy] | str) -> Strategy:
 
 
 def _default_fills(source: sources.Source) -> tuple[rules.FillRule, ...]:
-    if not source.ticks:
+    if "bars" in source.carried:
         return (rules.NextBarOpen(),)
-    taker = rules.TakerAtTouch() if len(source.quotes) else rules.TakerAtPrint()
+    taker = rules.TakerAtTouch() if "quotes" in source.carried else rules.TakerAtPrint()
     return (taker, rules.MakerOnCross())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import chain
@@ -39,26 +40,20 @@ class Record:
     unfilled: int
 
 
-def run(
-    strategy: Strategy,
-    events: Iterable[Event],
-    broker: Broker,
-    *,
-    market: Market = Market.STOCKS,
-    bars_from: Literal["trades", "quotes"] = "trades",
-) -> Record:
-    """Show every event first to the broker, which fills what was asked for before it, then to the strategy.
+class Loop:
+    """Shows every event first to the broker, which fills what was asked for before it, then to the strategy.
 
     Events come in order of arrival; the time is the exchange's, so that a recording gives the same result at
     whatever speed it was made. Bars, timers and mark-outs that fall due come before the event at or
     after their time. What breaks in a callback is raised as `StrategyError`, from its cause.
     """
-    return _Loop(strategy, broker, market, bars_from).run(iter(events))
 
-
-class _Loop:
     def __init__(
-        self, strategy: Strategy, broker: Broker, market: Market, bars_from: Literal["trades", "quotes"]
+        self,
+        strategy: Strategy,
+        broker: Broker,
+        market: Market = Market.STOCKS,
+        bars_from: Literal["trades", "quotes"] = "trades",
     ) -> None:
         self.strategy, self.broker, self.market = strategy, broker, market
         interval = Interval.parse(strategy.bars) if strategy.bars and broker.on_bars is None else None
@@ -75,12 +70,14 @@ class _Loop:
         broker.set_timer = self._set_timer
         strategy._broker = broker
 
-    def run(self, events: Iterator[Event]) -> Record:
+    def run(self, events: Iterable[Event]) -> Record:
+        """From the first event to the last; what is still working then is withdrawn."""
+        events = iter(events)
         first = next(events, None)
-        start = 0 if first is None else first.timestamp if isinstance(first, Bar) else first.ts_event
+        self.start = 0 if first is None else first.timestamp if isinstance(first, Bar) else first.ts_event
         broker = self.broker
-        broker.now = start
-        self.curve = Curve(start, self.equity, self.market)
+        broker.now = self.start
+        self.curve = Curve(self.start, self.equity, self.market)
         self._set_timer(self.strategy.timer)
         self._call(self.strategy.on_start)
         count = self._through(chain((first,), events)) if first is not None else 0
@@ -88,17 +85,15 @@ class _Loop:
         self._call(self.strategy.on_stop)
         broker.cancel_all()
         self._note_mark_outs(broker.now)
-        self.curve.end(broker.now, broker.equity())
-        return Record(
-            start,
-            broker.now,
-            count,
-            broker.fills,
-            self.curve,
-            self.later_mids,
-            self.running.late if self.running else 0,
-            unfilled,
-        )
+        return self.record(count, unfilled)
+
+    def record(self, events: int, unfilled: int = 0) -> Record:
+        """What has happened so far, in `events` events."""
+        broker, curve = self.broker, copy.deepcopy(self.curve)
+        curve.end(broker.now, broker.equity())
+        later_mids = [list(mids) for mids in self.later_mids]
+        late = self.running.late if self.running else 0
+        return Record(self.start, broker.now, events, list(broker.fills), curve, later_mids, late, unfilled)
 
     def _through(self, events: Iterable[Event]) -> int:
         broker, curve, prints, mids = self.broker, self.curve, self.prints, self.mids

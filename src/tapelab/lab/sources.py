@@ -31,7 +31,8 @@ _MARKS = {"bars": ("open", "close"), "quotes": ("bid", "ask"), "trades": ("price
 class DatasetLike(Protocol):
     """What a backtest asks of a dataset."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def provenance(self) -> Mapping[str, Any]: ...
@@ -55,6 +56,7 @@ class Source:
     version: object = None
     gaps: tuple[Gap, ...] = ()
     stated_market: Market | None = None
+    heard: tuple[str, ...] = ()  # symbols that were subscribed, whether or not anything came
 
     @property
     def ticks(self) -> bool:
@@ -72,6 +74,18 @@ class Source:
         """In alphabetical order."""
         found = [getattr(self, kind).column("symbol").unique().to_pylist() for kind in self.kinds]
         return tuple(sorted({name for names in found for name in names}))
+
+    @property
+    def tradable(self) -> tuple[str, ...]:
+        """The symbols that orders may name."""
+        return tuple(sorted({*self.symbols, *self.heard}))
+
+    @property
+    def carried(self) -> list[str]:
+        """The kinds that a recording was meant to hold, whatever has come; else those that are there."""
+        channels = self.provenance.get("channels") or ()
+        meant = [kind for kind in ("quotes", "trades") if kind in channels]
+        return meant if meant and not len(self.bars) else self.kinds
 
     @property
     def market(self) -> Market:
@@ -132,7 +146,15 @@ def _from_dataset(data: DatasetLike) -> Source:
         getattr(data, "version", None),
         tuple(getattr(data, "gaps", ())),
         getattr(data, "market", None),
+        tuple(getattr(data, "coverage", ())),
     )
+
+
+def to_come(data: DatasetLike) -> Source:
+    """What a recording under way is going to bring, without the rows that are there already."""
+    none = {kind: schema.empty_table() for kind, schema in tables.SCHEMAS.items()}
+    market, heard = getattr(data, "market", None), tuple(getattr(data, "coverage", ()))
+    return Source(data.name, **none, provenance=dict(data.provenance), stated_market=market, heard=heard)
 
 
 def _from_tables(data: TableLike | Mapping[str, TableLike]) -> Source:

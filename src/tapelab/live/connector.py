@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,12 +23,13 @@ from tapelab.live.recorder import (
 )
 from tapelab.live.stream import Scratch, Stream, following
 from tapelab.market import clock, tables
+from tapelab.market.events import Event
 from tapelab.market.intervals import Interval
 from tapelab.market.symbols import Market
 from tapelab.massive.feed import topics_of
 from tapelab.settings import Settings, current
 from tapelab.store import growing, journal
-from tapelab.store.dataset import Dataset, bars_of, folder_of, list_datasets
+from tapelab.store.dataset import Dataset, bars_of, folder_of, list_datasets, open_dataset
 from tapelab.store.growing import Growing
 from tapelab.store.segments import is_held, lock_path
 
@@ -210,6 +212,24 @@ class MassiveConnector:
         bars = bars_of(source.table, Interval.parse(resample_interval), Market(self._market))
         frame: pd.DataFrame = tables.to_frame(bars)
         return frame
+
+    @property
+    def recording(self) -> Dataset:
+        """The dataset of the recording under way."""
+        if self._growing is None:
+            raise RecordingError("Nothing is recorded.", remedy="Call enable_recording() and start_stream().")
+        return open_dataset(self._growing.folder)
+
+    def follow(self, stop: threading.Event) -> Iterator[Event]:
+        """Every event of the recording under way, from its beginning, until it ends or `stop` is set."""
+        leader = self._stream.leader if self._stream is not None else None
+        if leader is not None:
+            name = leader.parent.name
+            raise RecordingError(
+                f"This stream follows another program's recording, {name}.",
+                remedy=f"Use that one: tl.open_dataset({name!r}).",
+            )
+        return self.recording.replay(follow=True, stop=stop)
 
     def latest_snapshot(self, symbol: str) -> OrderBook | None:
         """The newest book of a symbol with its last trade; None before the first quote."""

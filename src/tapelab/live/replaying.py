@@ -124,6 +124,15 @@ class ReplayConnector:
         frame: pd.DataFrame = tables.to_frame(bars)
         return frame
 
+    @property
+    def recording(self) -> Dataset:
+        """What is played."""
+        return self._played
+
+    def follow(self, stop: threading.Event) -> Iterator[Event]:
+        """Every event of what is played, at its pace, until it ends or `stop` is set."""
+        return self._played.replay(speed=self._speed or None, stop=stop)
+
     def latest_snapshot(self, symbol: str) -> OrderBook | None:
         """The newest book of a symbol with its last trade; None before the first quote."""
         return self._books.snapshot(symbol)

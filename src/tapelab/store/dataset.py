@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,22 +228,31 @@ class Dataset:
         return tables.with_facts(table, dataset=self.name, version=self.version, view=view, **shown)
 
     def replay(
-        self, view: View = "received", *, follow: bool = False, speed: float | None = None
+        self,
+        view: View = "received",
+        *,
+        follow: bool = False,
+        speed: float | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[Event]:
         """Every event in the order in which it arrived, as objects.
 
         `view="received"`: what was received, nothing filled in; `"healed"`: with what `heal` filled in, where
         it would have come. `speed`: None as fast as you read, 1 at the
         pace at which it came, 10 ten times as fast. `follow`: go on with what a recording under way still
-        receives, until it ends.
+        receives, until it ends. `stop`: ends the replay soon after it is set.
         """
         overlay = self._overlay(view)
         if speed is not None and not speed > 0:
             raise UsageError(
                 f"A replay cannot run at speed {speed}.", remedy="Use a number above 0, or None."
             )
-        found = self._events(overlay, follow)
-        return found if speed is None else paced(found, speed, received=self.clock == "received")
+        ends = stop or threading.Event()
+        found = self._events(overlay, follow, ends)
+        if speed is not None:
+            wait = stop.wait if stop else clock.sleep
+            found = paced(found, speed, wait, received=self.clock == "received")
+        return itertools.takewhile(lambda _: not ends.is_set(), found)
 
     def verify(self) -> int:
         """Check every file against its checksum, and the journal from its first record to its last.
@@ -266,6 +276,10 @@ class Dataset:
             )
         return checked
 
+    def latest(self) -> Dataset:
+        """The dataset as it is now: its newest version, and what a recording under way has gained."""
+        return open_dataset(self.path if self.path.exists() else self._renamed())
+
     def tag(self, *tags: str) -> Dataset:
         """The dataset with tags added: a new version of it."""
         if self.growing:
@@ -284,7 +298,7 @@ class Dataset:
             raise UnknownName.among("view", view, VIEWS)
         return self._manifest.overlay if view == "healed" else ()
 
-    def _events(self, overlay: Sequence[Segment], follow: bool) -> Iterator[Event]:
+    def _events(self, overlay: Sequence[Segment], follow: bool, stop: threading.Event) -> Iterator[Event]:
         ticks = tick_parts(self._manifest.segments)
         if not ticks and not self.growing:
             bars = self.table("bars", "healed" if overlay else "received")
@@ -295,28 +309,46 @@ class Dataset:
             read = {kind: parts.read_segment(self.path, segment) for kind, segment in part.items()}
             yield from replay.events(**filled.among(read, before=begin(following) if following else None))
         if self.growing:
-            for batch in self._undecoded(follow=follow):
+            for batch in self._undecoded(stop if follow else None):
                 yield from replay.events(quotes=batch["quotes"], trades=batch["trades"])
 
-    def _undecoded(self, *, follow: bool = False) -> Iterator[dict[str, pa.Table]]:
-        """What a recording under way has beyond its segments, a bounded amount at a time."""
+    def _undecoded(self, stop: threading.Event | None = None) -> Iterator[dict[str, pa.Table]]:
+        """What a recording under way has beyond its segments, a bounded amount at a time.
+
+        With `stop` it goes on with what is added, until the recording ends or `stop` is set.
+        """
         done = self._manifest.decoded
-        position = Position(done.resume, done.arrival, done.note)
-        decoder = Decoder(self.path / JOURNAL, position)
+        decoder = Decoder(self.path / JOURNAL, Position(done.resume, done.arrival, done.note))
         until = clock.now()
         try:
             while True:
-                live = follow and decoder.is_live()  # looked at before reading: nothing is missed
+                live = stop is not None and decoder.is_live()  # looked at before reading: nothing is missed
                 if items := decoder.advance():
                     yield decoder.take()
-                    if not follow and items[-1].ts_recv > until:
+                    if stop is None and items[-1].ts_recv > until:
                         return  # it grows faster than it is read
-                elif live and not decoder.final:
-                    clock.sleep(FOLLOW_EVERY)
-                else:
+                elif stop is None or decoder.final or stop.is_set():
                     return
+                elif live:
+                    stop.wait(FOLLOW_EVERY)
+                elif self.path.exists():
+                    return
+                else:
+                    position = decoder.position
+                    decoder.close()
+                    decoder = Decoder(self._renamed() / JOURNAL, position)
         finally:
             decoder.close()
+
+    def _renamed(self) -> Path:
+        """Where the recording lies since it was saved under its name."""
+        for path in self.path.parent.iterdir():
+            if manifest.versions(path) and manifest.load(path).id == self._manifest.id:
+                return path
+        raise StoreError(
+            f"{self.name} was removed while it was followed.",
+            remedy="Save or append it when those that follow it have ended.",
+        )
 
 
 def bars_of(table: Any, interval: Interval, market: Market) -> pa.Table:
