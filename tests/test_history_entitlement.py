@@ -17,8 +17,7 @@ import pytest
 
 from tapelab import errors
 from tapelab.budget import Budget
-from tapelab.history import download_flat_file, fetch_data
-from tapelab.history.ticks import fetch_quotes, fetch_trades
+from tapelab.history import download_flat_file, fetch_data, fetch_quotes, fetch_trades
 from tapelab.massive import wire
 from tapelab.massive.flatfiles import FlatFiles
 from tapelab.settings import Settings, use

@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, example, given
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from tapelab import errors
 from tapelab.budget import Budget
 from tapelab.exchange import Exchange, serve
-from tapelab.history import download_flat_file, fetch_data, plan_fetch
+from tapelab.history import download_flat_file, fetch_data, fetchplan, plan_fetch
 from tapelab.history.progress import Progress
 from tapelab.market import clock, sessions
 from tapelab.market.clock import FixedClock
@@ -201,6 +202,38 @@ def test_pages_of_ticks_are_the_tape(exchange: Exchange, real_day: Path) -> None
         assert client.symbols() == sorted(ALL)
 
 
+def test_seconds_come_by_rest_are_kept_and_are_the_trades_of_their_second(
+    exchange: Exchange, real_day: Path, tmp_path: Path
+) -> None:
+    day = "2013-10-09"
+    with exchange.use(home=tmp_path):
+        seconds = fetch_data("AIG", day, day, "1s", adjust="none")
+        assert seconds.attrs["tapelab"]["route"] == "rest"
+        again = fetch_data("AIG", day, day, "1s", "cheapest", adjust="none")
+        assert again.attrs["tapelab"]["route"] == "cache"
+        morning = fetch_data("AIG", f"{day}T09:30", f"{day}T09:31", "1s", adjust="none", hours="regular")
+        with pytest.raises(errors.SettingError, match="no flat files of 1s bars"):
+            fetch_data("BAC", day, day, "1s", "flat_file", adjust="none", fallback=False)
+    pd.testing.assert_frame_equal(seconds, again)
+    raw = pd.read_csv(real_day / "us_stocks_sip/trades_v1/2013/10/2013-10-09.csv.gz")
+    raw = raw[raw["ticker"] == "AIG"].assign(second=raw["sip_timestamp"] // 10**9)
+    # Where all prints of a second count for everything, the bar needs no rules.
+    plain = raw["conditions"].isin(["14,41", "14", "41"]) | raw["conditions"].isna()
+    whole = plain.groupby(raw["second"]).transform("all")
+    by_hand = raw[whole].groupby("second").agg(
+        open=("price", "first"), high=("price", "max"), low=("price", "min"), close=("price", "last"),
+        volume=("size", "sum"), transactions=("price", "size"),
+    )  # fmt: skip
+    mine = seconds.set_index(seconds["timestamp"].astype("int64") // 10**9).loc[by_hand.index]
+    assert len(by_hand) > 5_000
+    for name in by_hand.columns:
+        assert np.array_equal(mine[name], by_hand[name]), name
+    assert 0 < len(morning) <= 60
+    pd.testing.assert_frame_equal(
+        morning, seconds[seconds["timestamp"].isin(morning["timestamp"])].reset_index(drop=True)
+    )
+
+
 # Reference data: a question a symbol, or one list of the market.
 
 
@@ -245,9 +278,7 @@ def test_many_symbols_splits_cost_one_list_and_give_what_single_questions_give(
 def test_calls_that_are_free_go_side_by_side_and_give_the_same(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tapelab.history import plan
-
-    monkeypatch.setattr(plan, "PAGE_ROWS", 960)
+    monkeypatch.setattr(fetchplan, "PAGE_ROWS", 960)
     with exchange.use(home=tmp_path / "free"):
         assert len(plan_fetch("SPY", FIRST, LAST, "1m", "rest", adjust="none").calls) == 5
         free = fetch_data(ALL, FIRST, LAST, "1m", "rest", adjust="none")

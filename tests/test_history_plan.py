@@ -12,18 +12,10 @@ from hypothesis import strategies as st
 
 from tapelab import errors
 from tapelab.budget import Left
-from tapelab.history.plan import (
-    PAGE_ROWS,
-    Doors,
-    FetchPlan,
-    final_at,
-    keepable,
-    plan,
-    usable,
-    wants_listing,
-)
-from tapelab.history.request import METHODS, Request, parse
-from tapelab.history.ticks import TickRequest
+from tapelab.history.fetchplan import PAGE_ROWS, FetchPlan
+from tapelab.history.final import final_at, keepable, usable
+from tapelab.history.plan import Doors, plan, wants_listing
+from tapelab.history.request import METHODS, Request, TickRequest, parse
 from tapelab.market import clock, ranges, sessions, symbols
 from tapelab.market.clock import HOUR, SECOND, FixedClock
 from tapelab.market.symbols import Market
@@ -317,6 +309,12 @@ def test_seconds_come_by_rest_only():
     found = decide(request, left=replace(LEFT, rest_day=None))
     assert found.route == "rest"
     assert "no flat files of 1s bars" in found.reason
+
+
+def test_seconds_by_flat_file_alone_are_refused_with_the_way_out():
+    request = replace(asked("A", "2024-06-03", "2024-06-04", "1s", "flat_file"), fallback=False)
+    with pytest.raises(errors.SettingError, match=r'no flat files of 1s bars of stocks\. Use method="rest"'):
+        decide(request)
 
 
 def test_a_small_query_does_not_look_at_the_list_of_files():

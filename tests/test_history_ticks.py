@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tapelab import errors
 from tapelab.budget import Budget
 from tapelab.exchange import Exchange, serve
-from tapelab.history.ticks import dataset_of_ticks, fetch_quotes, fetch_trades
+from tapelab.history import dataset_of_ticks, fetch_quotes, fetch_trades
+from tapelab.history.mend import mend_lake
 from tapelab.market import tables
 from tapelab.massive import rest
 from tapelab.settings import Settings, use
@@ -160,11 +161,11 @@ def test_an_interrupted_answer_goes_on_where_it_broke(
 def test_a_long_answer_is_kept_in_parts_that_join_without_a_seam(
     here: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from tapelab.history import ticks
+    from tapelab.history import gather_ticks
 
     whole = fetch_quotes("AIG", *MORNING, method="flat_file", frame="arrow")
     monkeypatch.setattr(rest, "PAGE_ROWS", 300)
-    monkeypatch.setattr(ticks, "PART_ROWS", 1000)
+    monkeypatch.setattr(gather_ticks, "PART_ROWS", 1000)
     with use(here.with_(home=tmp_path / "elsewhere")) as other:
         parts = fetch_quotes("AIG", *MORNING, method="rest", frame="arrow")
         assert len(TickStore(other).stretches("quotes", "AIG", DAY)) > 3
@@ -228,14 +229,18 @@ def test_bad_input_is_one_clear_sentence(
         fetch_trades(**asked)  # type: ignore[arg-type]
 
 
-def test_a_damaged_file_of_ticks_is_named(here: Settings) -> None:
+def test_a_damaged_file_of_ticks_is_named_and_fetched_again(here: Settings) -> None:
     fetch_trades("BAC", *MORNING, method="rest")
     [stretch] = TickStore(here).stretches("trades", "BAC", DAY)
     stretch.path.write_bytes(stretch.path.read_bytes()[:100])
     with pytest.raises(errors.Damaged, match=rf"{stretch.path.name} is not what was written\. Delete it"):
         fetch_trades("BAC", *MORNING)
-    stretch.path.unlink()
-    assert len(fetch_trades("BAC", *MORNING, method="rest")) > 0
+    mended = mend_lake()
+    assert [(broken.what, broken.symbol, broken.base) for broken in mended.again] == [
+        ("ticks", "BAC", "trades")
+    ]
+    assert TickStore(here).stretches("trades", "BAC", DAY)[0].path == stretch.path
+    assert fetch_trades("BAC", *MORNING).attrs["tapelab"]["route"] == "cache"
 
 
 def test_ticks_that_are_here_as_a_file_cost_nothing(here: Settings) -> None:

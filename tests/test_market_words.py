@@ -172,5 +172,16 @@ def test_an_exchange_date_is_the_date_on_the_exchanges_wall():
     assert sessions.dates_of(Market.INDICES, instants).tolist() == [date(2026, 10, 1), date(2026, 10, 2)]
 
 
-def test_crypto_never_closes():
+def test_crypto_never_closes_and_currencies_rest_on_saturday():
     assert len(sessions.between(Market.CRYPTO, date(2026, 10, 1), date(2026, 10, 7))) == 7
+    forex = [s.date.day for s in sessions.between(Market.FOREX, date(2026, 10, 1), date(2026, 10, 7))]
+    assert forex == [1, 2, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("market", "midnight"), [(Market.OPTIONS, "00:00"), (Market.INDICES, "01:00")])
+def test_options_and_indices_keep_new_yorks_calendar_and_have_bars_at_any_hour(market, midnight):
+    found = sessions.session(market, date(2026, 11, 27))
+    assert found is not None
+    assert (found.start, found.end) == (ns(f"2026-11-27T{midnight}"), ns(f"2026-11-28T{midnight}"))
+    assert (found.open, found.close) == (ns("2026-11-27T09:30"), ns("2026-11-27T13:00"))
+    assert sessions.session(market, date(2026, 11, 26)) is None

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapelab.budget import Budget
-from tapelab.errors import NoData, NotFound, UnknownSymbol, UsageError
+from tapelab.errors import NoData, NotFound, UnknownSymbol
+from tapelab.history.fetchplan import FetchPlan
 from tapelab.history.gather import Gathered, Gatherer, bring
-from tapelab.history.plan import FetchPlan
 from tapelab.history.progress import Progress
 from tapelab.history.reference import References
 from tapelab.history.request import Method, Request, parse
@@ -25,9 +25,8 @@ from tapelab.market.intervals import Interval
 from tapelab.market.ranges import Moment
 from tapelab.market.symbols import Symbol
 from tapelab.market.tables import Frame
-from tapelab.massive import wire
 from tapelab.massive.flatfiles import FlatFiles
-from tapelab.massive.wire.catalogue import kind_named
+from tapelab.massive.wire.catalogue import kind_named, read_key
 from tapelab.settings import current
 from tapelab.store.lake import Lake
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from tapelab.market.bars import Hours
 
-FRAMES: tuple[Frame, ...] = ("pandas", "polars", "arrow")
 NEAREST = 3  # names suggested for one that is not known
 
 Symbols = str | Symbol | Sequence[str]
@@ -110,10 +108,7 @@ def fetch_data(
 
     Raises `UsageError`, `SettingError`, `SourceError`, `BudgetExceeded`, `NoData` or `Damaged`.
     """
-    if frame not in FRAMES:
-        raise UsageError(
-            f"There is no frame {frame!r}.", remedy="Use 'pandas', 'polars' or 'arrow'.", frame=frame
-        )
+    tables.check_frame(frame)
     from tapelab.market import bars
 
     request = parse(symbols, start, end, interval, method, adjust, hours, fallback)
@@ -157,7 +152,8 @@ def plan_fetch(
 def download_flat_file(product: str, day: date | str) -> Path:
     """One of the vendor's daily files (`"us_stocks_sip/minute_aggs_v1"`, a date) in the lake, as Parquet.
 
-    Any of the vendor's products; those of US stocks get our columns, the others keep the vendor's.
+    Any of the vendor's products. US stocks, and bars of all markets but futures, get our columns; the others
+    keep the vendor's.
     Whole or not at all; a file that is here and that the vendor did not replace is not downloaded again.
     Returns its path. Raises `UnknownName` for a product, `NotFound` where there is no file (yet),
     `NotInPlan`, `NotAuthorized`, `BudgetExceeded`.
@@ -222,7 +218,7 @@ def _known_names(request: Request, lake: Lake) -> list[str]:
     for session in reversed(request.range.sessions()):
         if lake.day_file(product, session.date):
             return lake.names(product, session.date)
-    found = (wire.parse_key(key) for key in _keys(lake, product))
+    found = (read_key(key) for key in _keys(lake, product))
     days = sorted(day for name, day in filter(None, found) if name == product)
     return lake.names(product, days[-1]) if days else []
 

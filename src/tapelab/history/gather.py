@@ -11,21 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapelab.errors import Damaged, MalformedAnswer, SourceError, StoreError
-from tapelab.history.plan import (
-    DIVIDENDS,
-    MARKET,
-    SPLITS,
-    Doors,
-    FetchPlan,
-    ReferenceCall,
-    RestCall,
-    Route,
-    final_at,
-    keepable,
-    plan,
-    usable,
-    wants_listing,
-)
+from tapelab.history.fetchplan import FetchPlan, ReferenceCall, RestCall, Route
+from tapelab.history.final import final_at, keepable, usable
+from tapelab.history.plan import DIVIDENDS, MARKET, SPLITS, Doors, plan, wants_listing
 from tapelab.history.progress import Progress
 from tapelab.history.request import Request
 from tapelab.history.routes import RouteFailed, Routes

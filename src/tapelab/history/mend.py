@@ -6,10 +6,11 @@ import contextlib
 from calendar import monthrange
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 from tapelab.errors import NoData, TapelabError
 from tapelab.history.fetch import download_flat_file, fetch_data
+from tapelab.history.ticks import fetch_quotes, fetch_trades
 from tapelab.market import clock, sessions
 from tapelab.settings import current
 from tapelab.store.inspection import Broken
@@ -26,7 +27,7 @@ class Mended:
 
 
 def mend_lake() -> Mended:
-    """Read every file of the lake, and fetch again what is damaged: day files, and what REST gave.
+    """Read every file of the lake, and fetch again what is damaged: day files, and bars and ticks of REST.
 
     Month files are derived again. What cannot be had now is taken away, so that the next fetch asks for it.
     """
@@ -53,6 +54,18 @@ def _fetch_again(broken: Broken, lake: Lake) -> None:
         name, base = broken.symbol, broken.base
         with contextlib.suppress(NoData):
             fetch_data(name, first, last, base, "rest", adjust="none", frame="arrow", fallback=False)
+    elif broken.what == "ticks":
+        fetch = fetch_trades if broken.base == "trades" else fetch_quotes
+        start, end = (_moment(int(ns)) for ns in broken.stretch.split("-"))
+        with contextlib.suppress(NoData):
+            fetch(broken.symbol, start, end, method="rest", frame="arrow", fallback=False)
+
+
+def _moment(ns: int) -> datetime:
+    """To the nanosecond, which only pandas' datetime carries."""
+    from pandas import Timestamp
+
+    return Timestamp(ns, tz="UTC")
 
 
 def _stretch(text: str) -> tuple[date, date]:

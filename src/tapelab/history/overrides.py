@@ -52,16 +52,8 @@ class Overrides:
     @classmethod
     def load(cls, home: Path) -> Overrides:
         """What lies below `home`. Raises `SettingError` for a file that is not as it should be."""
-        splits = _read(
-            splits_file(home),
-            _Split,
-            '{"AAPL": [{"execution_date": "2020-08-31", "split_from": 1, "split_to": 4}]}',
-        )
-        dividends = _read(
-            dividends_file(home),
-            _Dividend,
-            '{"SHEL": [{"ex_dividend_date": "2024-02-15", "cash_amount": 0.688}]}',
-        )
+        splits = _read(splits_file(home), _Split, SPLITS)
+        dividends = _read(dividends_file(home), _Dividend, DIVIDENDS)
         return cls(
             {
                 symbol: tuple(Split(symbol, row.execution_date, row.split_from, row.split_to) for row in rows)

@@ -8,41 +8,29 @@ closed, a budget that would break, and days that have no file yet turn the choic
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import date, time, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from itertools import groupby
-from typing import Any, Literal, Protocol
 
-from tapelab.budget import GIGABYTE, Left
+from tapelab.budget import Left
 from tapelab.errors import BudgetExceeded, NotFound, SettingError, TapelabError
-from tapelab.history.request import Request
-from tapelab.market import clock, sessions
+from tapelab.history.fetchplan import NAMES, FetchPlan, ReferenceCall, RestCall, Route, counted
+from tapelab.history.final import usable
+from tapelab.history.request import Asked
+from tapelab.market import clock
 from tapelab.market.clock import MINUTE, SECOND
-from tapelab.market.ranges import Range
 from tapelab.market.sessions import Session
-from tapelab.market.symbols import Market
 from tapelab.massive.flatfiles import Listed
 from tapelab.settings import NO_KEYS
-from tapelab.store.lake import Coverage, Held
-
-Route = Literal["cache", "rest", "flat_file"]
+from tapelab.store.lake import Coverage
 
 SMALL_SYMBOLS = 5
 SMALL_DAYS = 7
 
-# The vendor publishes a day's file about 11:00 New York on the day after; until then a day may still change.
-FILES_DUE = time(11)
-
-PAGE_ROWS = 50_000  # of ticks, or of the base bars that the vendor reads for a page of bars
 _BAR: dict[str, int] = {"1s": SECOND, "1m": MINUTE}  # one of these in each; of longer ones one a session
 # What a session of a busy symbol has, for a guess; the most liquid have several times that.
 _TICKS = {"trades": 150_000, "quotes": 1_000_000}
-
-# What a thing costs beside the bytes that come, for comparing plans: about a round trip's worth of them.
-ROUND_TRIP = 1_000_000
-ROW_BYTES = 100  # of a row in the vendor's JSON, about
 
 # The vendor's lists of the whole market, in pages of 1,000: about 1,000 splits and 40,000 dividends a year.
 SPLITS, DIVIDENDS = "splits", "dividends"
@@ -50,7 +38,6 @@ _LIST_PAGES_A_YEAR = {SPLITS: 1.5, DIVIDENDS: 50.0}
 MARKET = "*"
 
 WAYS: tuple[Route, ...] = ("rest", "flat_file")
-NAMES: dict[Route, str] = {"cache": "the cache", "rest": "REST API", "flat_file": "Flat Files"}
 
 
 @dataclass(frozen=True)
@@ -60,205 +47,6 @@ class Doors:
     files: Mapping[date, Listed] | None = None
     files_closed: str = ""
     rest_closed: str = ""
-
-
-class Asked(Protocol):
-    """What the plan has to know of a question: bars (`request.Request`) or ticks (`ticks.TickRequest`)."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
-    def range(self) -> Range: ...
-    @property
-    def market(self) -> Market: ...
-    @property
-    def base(self) -> str:
-        """`1s`, `1m`, `1d`, `trades` or `quotes`."""
-
-    @property
-    def product(self) -> str | None: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def fallback(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class RestCall:
-    """One question to REST: a symbol's rows from `first` to `last`, in about `pages` requests."""
-
-    symbol: str
-    first: date
-    last: date
-    rows: int
-
-    @property
-    def pages(self) -> int:
-        return max(-(-self.rows // PAGE_ROWS), 1)
-
-
-@dataclass(frozen=True)
-class ReferenceCall:
-    """One question about what belongs to bars: `splits AAPL`, or `splits *` for all since the range began."""
-
-    question: str
-    pages: int = 1
-
-
-@dataclass(frozen=True)
-class FetchPlan:
-    """What a fetch does: route and reason, requests, files, bytes, what the cache holds, what is left.
-
-    `routes` names the route of each symbol on each session. `requests` is the most that bars can need, and a
-    guess for ticks. `cheapest` is the plan that takes the smaller share of what is left of your budgets,
-    where it is another. `str()` is a short table.
-    """
-
-    request: Asked
-    route: Route
-    reason: str
-    routes: Mapping[tuple[str, date], Route]
-    calls: tuple[RestCall, ...]
-    downloads: tuple[Listed, ...]
-    references: tuple[ReferenceCall, ...]
-    left: Left
-    notes: tuple[str, ...] = ()
-    cheapest: FetchPlan | None = field(default=None, repr=False)
-
-    @property
-    def requests(self) -> int:
-        """REST requests."""
-        return sum(call.pages for call in self.calls) + sum(call.pages for call in self.references)
-
-    @property
-    def files(self) -> int:
-        return len(self.downloads)
-
-    @property
-    def bytes(self) -> int:
-        return sum(listed.size for listed in self.downloads)
-
-    @property
-    def cached(self) -> int:
-        """How many of the symbols' sessions the cache holds."""
-        return sum(route == "cache" for route in self.routes.values())
-
-    @property
-    def amount(self) -> str:
-        """What it takes: `12 REST calls`, `65 files of 1.76 GB`."""
-        calls = _count(self.requests, "REST call") if self.requests or not self.files else ""
-        files = f"{_count(self.files, 'file')} of {_size(self.bytes)}" if self.files else ""
-        return " and ".join(filter(None, (calls, files)))
-
-    @property
-    def minutes(self) -> int:
-        """How long the budget of calls a minute makes it last, if that is a minute or more."""
-        left = self.left
-        if left.calls_a_minute is None or left.rest_minute is None:
-            return 0
-        return max(-(-(self.requests - left.rest_minute) // left.calls_a_minute), 0)
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """What is reported: the reason first."""
-        if not self.minutes:
-            return (self.reason, *self.notes)
-        pace = f"{_count(self.requests, 'REST call')} at {self.left.calls_a_minute} a minute"
-        return (self.reason, *self.notes, f"{pace} take about {_count(self.minutes, 'minute')}")
-
-    @property
-    def what(self) -> str:
-        """`1m bars`, `trades`"""
-        request = self.request
-        return f"{request.interval} bars" if isinstance(request, Request) else request.base
-
-    @property
-    def broken_budget(self) -> str:
-        """Which budget it would break: what is needed and what is left. Empty if none."""
-        left = self.left
-        if left.rest_day is not None and self.requests > left.rest_day:
-            return f"{_count(self.requests, 'REST call')} needed, {left.rest_day} left today"
-        if left.bytes_month is not None and self.bytes > left.bytes_month:
-            return f"{_size(self.bytes)} of flat files needed, {_size(left.bytes_month)} left this month"
-        return ""
-
-    @property
-    def cost(self) -> tuple[float, int]:
-        """The share it takes of what is left of the budgets, then what has to come, in bytes."""
-        left = self.left
-        calls = self.requests / max(left.rest_day, 0.5) if left.rest_day is not None else 0.0
-        share = self.bytes / max(left.bytes_month, 0.5) if left.bytes_month is not None else 0.0
-        rows = sum(call.rows for call in self.calls)
-        return (calls + share, (self.requests + self.files) * ROUND_TRIP + rows * ROW_BYTES + self.bytes)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same facts as plain values, for JSON."""
-        return {
-            "route": self.route,
-            "reason": self.reason,
-            "notes": list(self.notes),
-            "symbols": list(self.request.names),
-            "sessions": sorted({day.isoformat() for _, day in self.routes}),
-            "interval": self.request.interval.text
-            if isinstance(self.request, Request)
-            else self.request.base,
-            "routes": dict(sorted(Counter(self.routes.values()).items())),
-            "requests": self.requests,
-            "files": self.files,
-            "bytes": self.bytes,
-            "cached": self.cached,
-            "left": asdict(self.left),
-            "cheapest": self.cheapest.as_dict() if self.cheapest else None,
-        }
-
-    def __str__(self) -> str:
-        request, left = self.request, self.left
-        days = sorted({day for _, day in self.routes})
-        of_day = "no limit" if left.rest_day is None else f"{left.rest_day} left today"
-        of_month = "no limit" if left.bytes_month is None else f"{_size(left.bytes_month)} left this month"
-        cheapest = self.cheapest.reason if self.cheapest else "this one"
-        named = ", ".join(request.names[:SMALL_SYMBOLS]) + (
-            " …" if len(request.names) > SMALL_SYMBOLS else ""
-        )
-        rows = [
-            ("symbols", f"{len(request.names)} ({named})"),
-            ("sessions", f"{len(days)} ({days[0]} to {days[-1]}) of {self.what}"),
-            ("cached", f"{self.cached} of {len(self.routes)}"),
-            ("requests", f"{self._likely if self.calls else ''}{self.requests} ({of_day})"),
-            ("files", f"{self.files}, {_size(self.bytes)} ({of_month})"),
-            ("cheapest", cheapest),
-        ]
-        return "\n".join([*self.lines, *(f"  {name:<9} {value}" for name, value in rows)])
-
-    @property
-    def _likely(self) -> str:
-        return "at most " if isinstance(self.request, Request) else "about "
-
-
-def final_at(session: Session) -> int:
-    """When a session's bars no longer change, ns UTC: its flat file is due, if it is not there before."""
-    day_after = session.date + timedelta(days=1)
-    return sessions.instant(day_after, FILES_DUE, sessions.NEW_YORK)
-
-
-def usable(held: Held | None, session: Session, now: int) -> bool:
-    """Whether held bars may be used: final ones always, provisional ones until the day is final."""
-    return held is not None and (held.final or now < final_at(session))
-
-
-def keepable(session: Session, asked_at: int, traded: Collection[date]) -> bool | None:
-    """Whether what REST said of a session may be kept: True as final, False until the day is final, None not.
-
-    `traded`: the dates that have bars in the same answer. A running session is never kept, and an empty one
-    only once it is final and something came before it: where the answer begins later, the vendor may have cut
-    it to what the plan covers without a word.
-    """
-    if asked_at < session.end:
-        return None
-    final = asked_at >= final_at(session)
-    if session.date in traded:
-        return final
-    return True if final and any(day < session.date for day in traded) else None
 
 
 def wants_listing(
@@ -313,9 +101,12 @@ def plan(
     if chosen is None:
         why = job.shut(wanted)
         if request.method in ("rest", "flat_file") and not request.fallback:
+            no_files = wanted == "flat_file" and request.product is None
             raise SettingError(
                 f"{NAMES[wanted]} cannot be used: {why}.",
-                remedy="`tapelab doctor` shows what is set; fallback=True takes the other route.",
+                remedy='Use method="rest".'
+                if no_files
+                else "`tapelab doctor` shows what is set; fallback=True takes the other route.",
             )
         return _affordable(job.by(other, _turned(request, other, f"{why}; {job.size}")))
     rival = job.by(other, "") if other in open_ and (other == "rest" or doors.files is not None) else None
@@ -383,7 +174,7 @@ class _Job:
 
     @property
     def size(self) -> str:
-        what = f"{_count(len(self.symbols), 'symbol')}, {_count(self.calendar_days, 'day')}"
+        what = f"{counted(len(self.symbols), 'symbol')}, {counted(self.calendar_days, 'day')}"
         return f"{'large' if self.large else 'small'} query: {what}"
 
     def shut(self, way: str) -> str:
@@ -420,7 +211,7 @@ class _Job:
         return self.by_rest(title) if way == "rest" else self.by_files(title)
 
     def from_cache(self) -> FetchPlan:
-        what = f"{_count(len(self.request.names), 'symbol')}, {_count(len(self.sessions), 'session')}"
+        what = f"{counted(len(self.request.names), 'symbol')}, {counted(len(self.sessions), 'session')}"
         title = f"Used the cache ({what}, nothing to fetch)"
         found = self._plan("cache", title, self.missing, set())
         if found.broken_budget:
@@ -468,10 +259,10 @@ class _Job:
         if way == "flat_file" and asked:
             without = sorted({day for _, day in asked})
             notes.append(
-                f"By REST, for want of a file (yet): {_count(len(without), 'day')} ({_span(without)})"
+                f"By REST, for want of a file (yet): {counted(len(without), 'day')} ({_span(without)})"
             )
         if again := sorted(replaced):
-            notes.append(f"The vendor replaced {_count(len(again), 'file')} ({_span(again)}): fetched again")
+            notes.append(f"The vendor replaced {counted(len(again), 'file')} ({_span(again)}): fetched again")
         listed = self.doors.files or {}
         return FetchPlan(
             request=self.request,
@@ -564,13 +355,3 @@ def _too_dear(chosen: FetchPlan, rival: FetchPlan | None) -> TapelabError:
 
 def _span(days: Sequence[date]) -> str:
     return str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _size(count: int) -> str:
-    if count >= GIGABYTE:
-        return f"{count / GIGABYTE:.3g} GB"
-    return f"{count / 1e6:.3g} MB" if count >= 1_000_000 else f"{count / 1e3:.3g} kB" if count else "0 bytes"

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapelab.errors import BudgetExceeded, MalformedAnswer, SettingError, SourceError
+from tapelab.history.final import keepable, usable
 from tapelab.history.overrides import NO_OVERRIDES, Overrides, dividends_file, splits_file
-from tapelab.history.plan import keepable, usable
 from tapelab.market import adjust, clock, sessions, tables
 from tapelab.market.adjust import NEAR, Closes, Dividend, Doubt, Payout, Split
 from tapelab.market.sessions import Session
-from tapelab.store import files
+from tapelab.store import files, sheets
 
 if TYPE_CHECKING:
     from tapelab.history.gather import Gatherer
@@ -300,8 +300,7 @@ class References:
             return None  # a damaged one is asked for again
 
     def _owner_path(self, name: str) -> Path:
-        plain = "".join(c if c.isupper() or c.isdigit() or c in ".-" else f"%{ord(c):02X}" for c in name)
-        return self._lake.folder / "reference" / "ticker_events" / f"{plain}.json"
+        return self._lake.folder / "reference" / "ticker_events" / f"{sheets.file_name(name)}.json"
 
 
 def _near(raw: pa.Table, dates: dict[str, set[date]]) -> pa.ChunkedArray:

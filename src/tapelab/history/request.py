@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from tapelab.errors import BadRange, UnknownName, UsageError
-from tapelab.market import ranges, symbols
+from tapelab.market import ranges, sessions, symbols
 from tapelab.market.adjust import ADJUSTMENTS, Adjustment
 from tapelab.market.intervals import Base, Interval
 from tapelab.market.ranges import Moment, Range
+from tapelab.market.sessions import Session
 from tapelab.market.symbols import Market, Symbol
-from tapelab.massive import wire
+from tapelab.massive.wire.catalogue import CATALOGUE, bars_of, kind_named
+from tapelab.store.ticks import Kind
 
 if TYPE_CHECKING:
     from tapelab.market.bars import Hours
@@ -22,8 +24,9 @@ Method = Literal["auto", "rest", "flat_file", "cheapest"]
 METHODS: tuple[Method, ...] = ("auto", "rest", "flat_file", "cheapest")
 HOURS: tuple[Hours, ...] = ("all", "regular")
 
+_WITH_TICKS = {Market.STOCKS, Market.OPTIONS}  # whose ticks carry the SIP's clock
+
 _Word = TypeVar("_Word", bound=str)
-_PREFIXES = {Market.STOCKS: "us_stocks_sip/"}
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,8 @@ class Request:
     @property
     def product(self) -> str | None:
         """The flat files that hold the base bars; None where the vendor has none."""
-        prefix = _PREFIXES.get(self.market, "")
-        known = (p for p in wire.PRODUCTS.values() if p.kind == "bars" and p.interval == self.base)
-        return next((p.name for p in known if prefix and p.name.startswith(prefix)), None)
+        known = bars_of(self.market, self.base)
+        return known.name if known else None
 
     @property
     def needs_splits(self) -> bool:
@@ -65,6 +67,58 @@ class Request:
     @property
     def needs_dividends(self) -> bool:
         return self.adjust == "all" and self.market is Market.STOCKS
+
+
+class Asked(Protocol):
+    """What the plan has to know of a question: bars (`Request`) or ticks (`TickRequest`)."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def range(self) -> Range: ...
+    @property
+    def market(self) -> Market: ...
+    @property
+    def base(self) -> str:
+        """`1s`, `1m`, `1d`, `trades` or `quotes`."""
+
+    @property
+    def product(self) -> str | None: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def fallback(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class TickRequest:
+    """Trades or quotes of some symbols over a range, and how to get them."""
+
+    symbols: tuple[Symbol, ...]
+    range: Range
+    base: Kind
+    method: Method = "auto"
+    fallback: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(symbol.text for symbol in self.symbols)
+
+    @property
+    def market(self) -> Market:
+        return self.range.market
+
+    @property
+    def product(self) -> str | None:
+        """The flat files that hold these ticks; None where there are none that we read."""
+        return f"us_stocks_sip/{self.base}_v1" if self.market is Market.STOCKS else None
+
+    def window(self, session: Session) -> tuple[int, int]:
+        """The part of a session's calendar day that was asked for: a file holds the whole day."""
+        following = date.fromordinal(session.date.toordinal() + 1)
+        begin = sessions.day_start(self.market, session.date)
+        end = sessions.day_start(self.market, following)
+        return max(begin, self.range.start), min(end, self.range.end)
 
 
 def parse(
@@ -91,7 +145,7 @@ def parse(
     if bar.text in ("1w", "1mo"):
         range_ = _whole_periods(range_, bar)
     found = Request(tuple(asked), range_, bar, way, adjustment, part, fallback)
-    since = wire.PRODUCTS[found.product].since if found.product else range_.first
+    since = kind_named(found.product).since if found.product else range_.first
     if range_.last < since:
         raise BadRange(
             f"The vendor's history of {found.market} begins on {since}, and the range ends on {range_.last}.",
@@ -99,6 +153,26 @@ def parse(
             since=str(since),
         )
     return found
+
+
+def parse_ticks(
+    kind: Kind,
+    symbols_: str | Symbol | Sequence[str],
+    start: Moment,
+    end: Moment,
+    method: str,
+    fallback: bool,
+) -> TickRequest:
+    """The same for trades or quotes."""
+    asked = symbols.parse_all(symbols_ if isinstance(symbols_, str | Symbol) else list(symbols_))
+    market, way = asked[0].market, _one_of("method", method, METHODS)
+    if market not in _WITH_TICKS:
+        files = [name for name, known in CATALOGUE.items() if known.market is market and not known.bars]
+        raise UsageError(
+            f"{kind.capitalize()} of {market} cannot be had as a table yet.",
+            remedy=f"download_flat_file gives the vendor's own rows of a day: {', '.join(files)}.",
+        )
+    return TickRequest(tuple(asked), ranges.resolve(start, end, market), kind, way, fallback)
 
 
 def _whole_periods(range_: Range, interval: Interval) -> Range:

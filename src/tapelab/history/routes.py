@@ -17,8 +17,10 @@ from filelock import FileLock, Timeout
 
 from tapelab.budget import Budget
 from tapelab.errors import BudgetExceeded, SourceError, TapelabError
-from tapelab.history.plan import NAMES, Asked, Doors, FetchPlan, Route
+from tapelab.history.fetchplan import NAMES, FetchPlan, Route
+from tapelab.history.plan import Doors
 from tapelab.history.progress import Progress
+from tapelab.history.request import Asked
 from tapelab.massive.flatfiles import FlatFiles
 from tapelab.massive.rest import RestClient
 from tapelab.settings import Settings

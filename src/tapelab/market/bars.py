@@ -30,7 +30,8 @@ def from_bars(
     """Longer bars from base bars: `1m` from seconds, `5m` to `4h` from minutes, `1w` `1mo` from days.
 
     With `hours="regular"` only base bars that start inside the regular session count, intervals are counted
-    from its open, and `1d` is made of them. `vwap` is null unless every part has one.
+    from its open, and `1d` is made of them. `vwap`, `volume` and `transactions` are null unless every part
+    has them.
     """
     if hours == "regular":
         bars = _inside_regular_hours(bars, market)
@@ -55,11 +56,8 @@ def from_bars(
         .then(None)
         .otherwise((pl.col("vwap") * weight).sum() / weight.sum())
         .alias("vwap"),
-        weight.sum(),
-        pl.when(pl.col("transactions").is_null().any())
-        .then(None)
-        .otherwise(pl.col("transactions").sum())
-        .alias("transactions"),
+        _whole_sum("volume"),
+        _whole_sum("transactions"),
     )
     return _ordered(whole).replace_schema_metadata(known)
 
@@ -134,6 +132,11 @@ def _aggregate(frame: pl.DataFrame, interval: Interval, market: Market) -> pa.Ta
     )
     dates = sessions.dates_of(market, bars["timestamp"].to_numpy())
     return _ordered(bars.with_columns(session=pl.Series(dates)))
+
+
+def _whole_sum(name: str) -> pl.Expr:
+    """Null unless every part is known: indices have no volume."""
+    return pl.when(pl.col(name).is_null().any()).then(None).otherwise(pl.col(name).sum()).alias(name)
 
 
 def _ordered(bars: pl.DataFrame) -> pa.Table:

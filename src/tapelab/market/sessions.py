@@ -37,7 +37,10 @@ _CALENDARS = {
     Market.FUTURES: "CMES",
 }
 
-# US stocks trade before the open and after the close; an early close moves the end too.
+_CLOSED_ON = {Market.FOREX: 5}  # Saturday; the week of currencies ends on Friday evening
+
+# US stocks trade before the open and after the close; an early close moves the end too. What else keeps New
+# York's calendar (options, indices) has bars at any hour of its day.
 PRE_MARKET = time(4)
 REGULAR_CLOSE = time(16)
 POST_MARKET = time(20)
@@ -92,7 +95,8 @@ def between(market: Market, first: date, last: date) -> list[Session]:
     """Every session from `first` to `last`, both included, oldest first."""
     if market not in _CALENDARS:
         days = (first + timedelta(days=n) for n in range((last - first).days + 1))
-        return [_around_the_clock(market, day) for day in days]
+        open_ = (day for day in days if day.weekday() != _CLOSED_ON.get(market))
+        return [_around_the_clock(market, day) for day in open_]
     schedule = _schedule(_CALENDARS[market])
     begin, end = bisect_left(schedule.days, first), bisect_right(schedule.days, last)
     return [_session(market, schedule, n) for n in range(begin, end)]
@@ -109,17 +113,25 @@ def dates_of(market: Market, instants: pa.ChunkedArray | npt.NDArray[np.int64]) 
 
 
 def _around_the_clock(market: Market, day: date) -> Session:
-    start, end = day_start(market, day), day_start(market, day + timedelta(days=1))
+    start, end = _whole_day(market, day)
     return Session(market, day, start, start, end, end)
+
+
+def _whole_day(market: Market, day: date) -> tuple[int, int]:
+    return day_start(market, day), day_start(market, day + timedelta(days=1))
 
 
 def _session(market: Market, schedule: _Schedule, n: int) -> Session:
     day, opens, closes = schedule.days[n], schedule.opens[n], schedule.closes[n]
     if market is Market.FUTURES:
         return Session(market, day, opens, opens, closes, closes)
-    end = min(closes + AFTER_CLOSE, instant(day, POST_MARKET, NEW_YORK))
     early = closes < instant(day, REGULAR_CLOSE, NEW_YORK)
-    return Session(market, day, instant(day, PRE_MARKET, NEW_YORK), opens, closes, end, early)
+    if market is Market.STOCKS:
+        start = instant(day, PRE_MARKET, NEW_YORK)
+        end = min(closes + AFTER_CLOSE, instant(day, POST_MARKET, NEW_YORK))
+    else:
+        start, end = _whole_day(market, day)
+    return Session(market, day, start, opens, closes, end, early)
 
 
 class _Schedule(NamedTuple):

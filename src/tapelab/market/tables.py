@@ -110,15 +110,20 @@ def concat(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(plain) if plain else schema.empty_table()
 
 
+def check_frame(frame: str) -> None:
+    """Raises `UsageError` for what is no kind of table."""
+    if frame not in ("pandas", "polars", "arrow"):
+        raise UsageError(
+            f"There is no frame {frame!r}.", remedy="Use 'pandas', 'polars' or 'arrow'.", frame=frame
+        )
+
+
 def to_frame(table: pa.Table, frame: Frame = "pandas") -> Any:
     """A table as users see it: clocks are timezone-aware, origin is in `attrs["tapelab"]` (pandas).
 
     `"arrow"` keeps the origin in the schema's metadata under `tapelab`; polars has no place for it.
     """
-    if frame not in ("pandas", "polars", "arrow"):
-        raise UsageError(
-            f"There is no frame {frame!r}.", remedy="Use 'pandas', 'polars' or 'arrow'.", frame=frame
-        )
+    check_frame(frame)
     known = facts(table)
     instant = pa.timestamp("ns", tz="UTC")
     for name in _INSTANTS:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapelab.massive import wire
 from tapelab.massive.wire.catalogue import kind_named
 from tapelab.massive.wire.csvfile import Notes
 from tapelab.massive.wire.otherfile import flat_file
@@ -76,9 +75,10 @@ class _Order:
 
     def __init__(self, product: str, schema: pa.Schema) -> None:
         self.broken = False
-        names = ("symbol", "timestamp") if product in wire.PRODUCTS else ("ticker", "window_start")
+        kind = kind_named(product)
+        names = ("symbol", "timestamp") if kind.product else ("ticker", "window_start")
         self.key = [*names, *(["exchange"] if "exchange" in schema.names else [])]
-        self._bars = kind_named(product).bars
+        self._bars = kind.bars
         self._last: pa.Table | None = None
 
     def see(self, part: pa.Table) -> None:

@@ -16,10 +16,12 @@ from tapelab.errors import Damaged
 from tapelab.massive.wire.catalogue import read_key
 from tapelab.store import sheets
 
-What = Literal["day", "month", "rest", "reference", "unknown"]
+What = Literal["day", "month", "rest", "ticks", "reference", "unknown"]
 
 _MONTH = re.compile(r"(?P<product>\w+/\w+)/\d{4}/(?P<month>\d{4}-\d{2})\.parquet")
 _REST = re.compile(r"rest/(?P<base>\w+)/(?P<symbol>[^/]+)/(?P<stretch>\d{4}(-\d{2})?)\.parquet")
+
+_TICKS = re.compile(r"ticks/(?P<kind>\w+)/(?P<symbol>[^/]+)/[\d-]{10}/(?P<stretch>\d+-\d+)\.parquet")
 
 
 class _About(msgspec.Struct):
@@ -31,7 +33,8 @@ class Broken:
     """A damaged file of the lake and what it held, so that it can be had again.
 
     A `day` is a flat file (`product`, `day`); a `month` is derived from its days; `rest` holds one symbol's
-    bars (`symbol`, `base`, `stretch`: a month, or a year of day bars).
+    bars (`symbol`, `base`, `stretch`: a month, or a year of day bars), `ticks` one symbol's trades or quotes
+    (`base`) from the first to before the second number of `stretch`, ns UTC.
     """
 
     path: Path
@@ -80,4 +83,7 @@ def _named(folder: Path, path: Path) -> Broken:
     if match := _REST.fullmatch(name):
         symbol = unquote(match["symbol"])
         return Broken(path, "rest", symbol=symbol, base=match["base"], stretch=match["stretch"])
+    if match := _TICKS.fullmatch(name):
+        symbol = unquote(match["symbol"])
+        return Broken(path, "ticks", symbol=symbol, base=match["kind"], stretch=match["stretch"])
     return Broken(path, "unknown")

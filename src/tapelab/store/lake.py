@@ -32,8 +32,6 @@ from tapelab.errors import Damaged, Locked
 from tapelab.market import sessions, tables
 from tapelab.market.adjust import Dividend, Split
 from tapelab.market.intervals import Base
-from tapelab.market.symbols import Market
-from tapelab.massive import wire
 from tapelab.massive.wire.catalogue import key_of, kind_named
 from tapelab.settings import Settings
 from tapelab.store import arriving, compaction, files, sheets
@@ -50,7 +48,6 @@ POLL = 0.005  # seconds between two looks at a lock
 WORTH_A_MONTH = 3  # days of a month from which on its file is quicker than its days
 WORTH_WRITING = 5  # days that a month file must gain before it is written again, unless the month is over
 
-_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
 _T = TypeVar("_T")
 
 
@@ -143,18 +140,16 @@ class Lake:
     def rows(self, product: str, day: date, symbols: Sequence[str] | None = None) -> pa.Table:
         """A day's flat file that is here, or the rows of some symbols in it, in the order of the file.
 
-        US stocks come in our schema, other markets as their files lie. Raises `Damaged`.
+        In our schema, or as the vendor has it where there is none. Raises `Damaged`.
         """
         path = self.day_path(product, day)
         with sheets.opened(path) as file:
             names = file.schema_arrow.names
             table = file.read() if symbols is None else sheets.rows_of(path, names, symbols)
-        known = wire.PRODUCTS.get(product)
-        return (
-            tables.conform(table.replace_schema_metadata(None), tables.SCHEMAS[known.kind])
-            if known
-            else table
-        )
+        known = kind_named(product).product
+        if known is None:
+            return table
+        return tables.conform(table.replace_schema_metadata(None), tables.SCHEMAS[known.kind])
 
     def _of_files(self, product: str, days: Sequence[date], symbols: Sequence[str]) -> Iterator[pa.Table]:
         """Bars of these days: from the month's file where it is up to date, from the day's otherwise."""
@@ -258,7 +253,7 @@ class Lake:
         A month that gained few days waits until it is over or has gained `WORTH_WRITING`. A kill leaves the
         old month file; a day that is not in one is read from its own. Raises `Damaged` for a day file.
         """
-        known = wire.PRODUCTS.get(kind_named(product).name)
+        known = kind_named(product).product
         if known is None or known.kind != "bars":
             return []
         months: dict[Path, list[date]] = {}
@@ -293,7 +288,8 @@ class Lake:
             return True
         now = self._files.of(product, days)
         changed = {day for day in {*held, *now} if held.get(day) != now.get(day)}
-        month = sessions.between(Market.STOCKS, days[0].replace(day=1), _month_end(days[0]))
+        market = kind_named(product).market
+        month = sessions.between(market, days[0].replace(day=1), _month_end(days[0]))
         over = {session.date for session in month} <= set(now)
         return len(changed) >= WORTH_WRITING or (bool(changed) and (over or bool(changed & set(held))))
 
@@ -335,10 +331,10 @@ class Lake:
             return None
 
     def _reference_path(self, kind: str, symbol: str) -> Path:
-        return self.folder / "reference" / kind / f"{_safe(symbol)}.json"
+        return self.folder / "reference" / kind / f"{sheets.file_name(symbol)}.json"
 
     def _filled_path(self, symbol: str, base: Base, day: date) -> Path:
-        return self.folder / "rest" / base / _safe(symbol) / f"{_stretch(base, day)}.parquet"
+        return self.folder / "rest" / base / sheets.file_name(symbol) / f"{_stretch(base, day)}.parquet"
 
     def _filled(self, path: Path, symbol: str, base: Base) -> _Filled:
         found = sheets.footer(path)
@@ -398,8 +394,3 @@ def _of_days(bars: pa.Table, days: Sequence[date]) -> pa.Table:
 
 def _unique(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(paths))
-
-
-def _safe(symbol: str) -> str:
-    """A symbol as a file name that differs from others also where case does not count: `BA%70A`."""
-    return "".join(c if c in _PLAIN else f"%{ord(c):02X}" for c in symbol)

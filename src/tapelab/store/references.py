@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from tapelab.errors import Damaged
 from tapelab.market.adjust import Dividend, Split
 from tapelab.settings import Settings
-from tapelab.store import files
+from tapelab.store import files, sheets
 from tapelab.store.lake import Dividends, Lake, Splits
 
 
@@ -81,14 +80,7 @@ class _BySymbol(NamedTuple):
 
 @lru_cache(maxsize=4)
 def _read(path: Path, modified: int, size: int) -> _BySymbol:
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=MarketList)
-    except msgspec.DecodeError as cause:
-        raise Damaged(
-            f"{path} is not what was written.",
-            remedy="Delete it; the next call fetches it again.",
-            path=str(path),
-        ) from cause
+    found = sheets.decoded(path.read_bytes(), MarketList, path)
     splits: dict[str, list[Split]] = {}
     for split in found.splits or ():
         splits.setdefault(split.symbol, []).append(split)

@@ -25,6 +25,7 @@ FOOTERS = 8  # footers that are kept in memory; a month's is some MB
 ABOUT = b"tapelab"
 _INDEX = b"tapelab_index"
 _INSTANT = pa.timestamp("ns", tz="UTC")
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
 _RISING = ("timestamp", "ts_event", "ts_participant", "arrival", "sequence")  # small steps, packed as such
 _REPEATED = ("symbol", "session", "ticker")  # few different values, each written once
 _T = TypeVar("_T")
@@ -206,6 +207,11 @@ def decoded(raw: bytes, type_: type[_T], path: Path) -> _T:
         return msgspec.json.decode(raw, type=type_)
     except msgspec.DecodeError as cause:
         raise damaged(path) from cause
+
+
+def file_name(symbol: str) -> str:
+    """A symbol as a file name that differs from others also where case does not count: `BA%70A`."""
+    return "".join(c if c in _PLAIN else f"%{ord(c):02X}" for c in symbol)
 
 
 def damaged(path: Path) -> Damaged:

@@ -20,17 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tapelab.errors import Damaged
 from tapelab.market import tables
 from tapelab.settings import Settings
-from tapelab.store import files
+from tapelab.store import files, sheets
 
 Kind = Literal["trades", "quotes"]
 
 ROW_GROUP = 65_536  # rows; a few minutes of a busy day then cost a few groups
 
-_METADATA = b"tapelab"
-_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
 _INSTANT = pa.timestamp("ns", tz="UTC")
 _REPEATED = ["symbol", "exchange", "bid_exchange", "ask_exchange", "tape", "price", "bid", "ask", "trf_id"]
 
@@ -74,7 +71,7 @@ class TickStore:
     ) -> None:
         """Keep every tick of a stretch, whole or not at all."""
         folder = files.make_folder(self._folder(kind, symbol, day))
-        stored = _stored(kind).with_metadata({_METADATA: msgspec.json.encode(about)})
+        stored = _stored(kind).with_metadata({sheets.ABOUT: msgspec.json.encode(about)})
 
         def fill(beside: Path) -> None:
             pq.write_table(
@@ -98,13 +95,12 @@ class TickStore:
         for part in sorted(stretches, key=lambda part: (part.start, -part.end)):
             if part.end > reached and part.start < end:
                 low, high = max(part.start, reached), min(part.end, end)
-                found.append(_read(part.path, kind, low, high))
+                found.append(rows_in(part.path, kind, stretch(low, high)))
                 reached = high
         return tables.concat(found, tables.SCHEMAS[kind])
 
     def _folder(self, kind: Kind, symbol: str, day: date) -> Path:
-        safe = "".join(c if c in _PLAIN else f"%{ord(c):02X}" for c in symbol)
-        return self.folder / kind / safe / day.isoformat()
+        return self.folder / kind / sheets.file_name(symbol) / day.isoformat()
 
 
 def missing(start: int, end: int, stretches: Sequence[Stretch]) -> list[tuple[int, int]]:
@@ -138,27 +134,20 @@ def _stored(kind: Kind) -> pa.Schema:
     return pa.schema(list(fields))
 
 
-def _read(path: Path, kind: Kind, start: int, end: int) -> pa.Table:
+def rows_in(path: Path, kind: Kind, wanted: pc.Expression) -> pa.Table:
+    """Those rows of a file of ticks, in its order. Raises `Damaged`."""
     try:
-        found = pq.read_table(path, filters=stretch(start, end), page_checksum_verification=True)
-        return tables.conform(found.replace_schema_metadata(None), tables.SCHEMAS[kind])
+        found = pq.read_table(path, filters=wanted, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as cause:
-        raise _damaged(path) from cause
+        raise sheets.damaged(path) from cause
+    return tables.conform(found.replace_schema_metadata(None), tables.SCHEMAS[kind])
 
 
 def _about(path: Path) -> About:
     try:
         metadata = pq.read_schema(path).metadata or {}
-        return msgspec.json.decode(metadata[_METADATA], type=About)
+        return msgspec.json.decode(metadata[sheets.ABOUT], type=About)
     except PermissionError as cause:
         raise files.unwritable(path, cause) from cause
     except (pa.ArrowException, OSError, KeyError, msgspec.DecodeError) as cause:
-        raise _damaged(path) from cause
-
-
-def _damaged(path: Path) -> Damaged:
-    return Damaged(
-        f"{path} is not what was written.",
-        remedy="Delete it; the next call fetches it again.",
-        path=str(path),
-    )
+        raise sheets.damaged(path) from cause

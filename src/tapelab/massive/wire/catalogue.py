@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePosixPath
+from typing import Literal
 
 from tapelab.errors import UnknownName
 from tapelab.market.symbols import Market
-from tapelab.massive.wire.fields import PRODUCTS
+from tapelab.massive.wire.fields import PRODUCTS, Product
 
 _BARS = "ticker volume open close high low window_start transactions"
 _FUTURES = {
@@ -55,21 +56,19 @@ _OTHERS: tuple[tuple[str, Market, date, Mapping[str, str]], ...] = (
     ("us_futures_comex", Market.FUTURES, date(2017, 4, 3), _FUTURES),
     ("us_futures_nymex", Market.FUTURES, date(2017, 4, 3), _FUTURES),
 )
+_INTERVALS: Mapping[str, Literal["1m", "1d"]] = {"minute_aggs_v1": "1m", "day_aggs_v1": "1d"}
 _KEY = re.compile(r"(?P<product>\w+/\w+)/\d{4}/\d{2}/(?P<day>\d{4}-\d{2}-\d{2})\.csv\.gz")
 
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """One kind of daily files of any market. `ours`: it has a schema of ours, so it is one of `PRODUCTS`."""
+    """One kind of daily files of any market. `product`: how to read it into our schema, where we have one."""
 
     name: str
     market: Market
     header: tuple[str, ...]
     since: date
-
-    @property
-    def ours(self) -> bool:
-        return self.name in PRODUCTS
+    product: Product | None = None
 
     @property
     def daily(self) -> bool:
@@ -81,17 +80,24 @@ class FileKind:
         return "_aggs_" in self.name
 
 
-CATALOGUE: Mapping[str, FileKind] = {
-    kind.name: kind
-    for kind in (
-        *(FileKind(p.name, Market.STOCKS, p.header, p.since) for p in PRODUCTS.values()),
-        *(
-            FileKind(f"{prefix}/{name}", market, tuple(header.split()), since)
-            for prefix, market, since, headers in _OTHERS
-            for name, header in headers.items()
-        ),
-    )
-}
+def _kinds() -> Iterator[FileKind]:
+    for product in PRODUCTS.values():
+        yield FileKind(product.name, product.market, product.header, product.since, product)
+    for prefix, market, since, headers in _OTHERS:
+        for short, text in headers.items():
+            name, header = f"{prefix}/{short}", tuple(text.split())
+            interval = None if market is Market.FUTURES else _INTERVALS.get(short)
+            bars = Product(name, "bars", interval, header, since, market) if interval else None
+            yield FileKind(name, market, header, since, bars)
+
+
+CATALOGUE: Mapping[str, FileKind] = {kind.name: kind for kind in _kinds()}
+
+
+def bars_of(market: Market, interval: str) -> Product | None:
+    """The daily files that hold a market's base bars in our schema; None where the vendor has none."""
+    products = (kind.product for kind in CATALOGUE.values() if kind.market is market)
+    return next((p for p in products if p and p.kind == "bars" and p.interval == interval), None)
 
 
 def kind_named(name: str) -> FileKind:

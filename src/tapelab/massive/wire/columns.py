@@ -52,16 +52,21 @@ def is_single(kind: Kind, field: Field, protocol: Protocol) -> bool:
     return protocol == "stream" and kind == "quotes" and field.column == "conditions"
 
 
-def reading_class(name: str, kind: Kind, protocol: Protocol, *, tag: str | None = None) -> Any:
+def reading_class(
+    name: str, kind: Kind, protocol: Protocol, *, tag: str | None = None, index: bool = False
+) -> Any:
     """A message to decode into: attributes by our names, required ones required, numbers in their bounds.
 
-    A REST row names no symbol (its address did), so there it may be absent.
+    A REST row names no symbol (its address did), so there it may be absent. An `index` has no volume, and its
+    values may be negative.
     """
     fields: list[Any] = []
     rename: dict[str, str] = {}
     for field in carried(kind, protocol):
         needed = field.required and not (field.sort == "text" and protocol == "rest")
         type_ = _type(kind, field, protocol)
+        if index and field.sort in ("price", "size"):
+            needed, type_ = field.sort == "price" and needed, float
         rename[field.column] = str(key_of(field, protocol))
         fields.append((field.column, type_) if needed else (field.column, type_ | None, None))
         if exact := exact_of(field, protocol):

@@ -14,6 +14,7 @@ from typing import Literal
 
 from tapelab.errors import UnknownName
 from tapelab.market.clock import MILLISECOND, MINUTE, SECOND
+from tapelab.market.symbols import Market
 
 Kind = Literal["bars", "quotes", "trades"]
 Channel = Literal["T", "Q", "A", "AM"]
@@ -132,13 +133,14 @@ STREAM_ORDER: Mapping[Channel, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One of the vendor's kinds of daily files. `header` is its first line; `since` its first day."""
+    """A kind of daily files that we have a schema for. `header` is its first line; `since` its first day."""
 
     name: str
     kind: Kind
     interval: Literal["1m", "1d"] | None
     header: tuple[str, ...]
     since: date
+    market: Market = Market.STOCKS
 
 
 _BARS_HEADER = ("ticker", "volume", "open", "close", "high", "low", "window_start", "transactions")

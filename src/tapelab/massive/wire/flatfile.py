@@ -46,14 +46,15 @@ def read_flat_file(source: Path | bytes, product: str, *, day: date) -> pa.Table
 
 
 def iter_flat_file(
-    source: Path | bytes, product: str, *, day: date, notes: Notes | None = None
+    source: Path | bytes, product: str | Product, *, day: date, notes: Notes | None = None
 ) -> Iterator[pa.Table]:
     """The same in blocks, for files that do not fit in memory: a few MiB of CSV become one table.
 
     With `notes`, day bars are stamped with the first instant of their day, whatever the file says, and what
     was changed is noted. What is wrong may only show at the end: keep nothing of a file that raised.
     """
-    return _File(source, product_named(product), day, notes).tables()
+    known = product_named(product) if isinstance(product, str) else product
+    return _File(source, known, day, notes).tables()
 
 
 def write_flat_file(table: pa.Table, product: str, *, style: Style | None = None) -> bytes:
@@ -84,9 +85,9 @@ class _File(CsvFile):
         super().__init__(source, product.name, product.header, day)
         self.product = product
         self.notes = notes
-        self.fields = {field.csv: field for field in FIELDS[product.kind] if field.csv is not None}
-        self.first = day_start(Market.STOCKS, day)
-        self.last = day_start(Market.STOCKS, day + timedelta(days=1)) - 1
+        self.fields = {field.csv: field for field in FIELDS[product.kind] if field.csv in product.header}
+        self.first = day_start(product.market, day)
+        self.last = day_start(product.market, day + timedelta(days=1)) - 1
 
     def types(self) -> dict[str, pa.DataType]:
         return {name: self.type(field) for name, field in self.fields.items()}
@@ -129,7 +130,8 @@ class _File(CsvFile):
             bad.append(("is no time", pc.and_(off, pc.not_equal(column, 0))))
         elif field.sort in ("price", "size"):
             bad.append(("is not a number", pc.invert(pc.is_finite(column))))
-            bad.append(("is negative", pc.less(column, 0)))
+            if self.product.market is not Market.INDICES:
+                bad.append(("is negative", pc.less(column, 0)))
         elif field.sort in ("count", "code"):
             bad.append(("is negative", pc.less(column, 0)))
         for why, rows in bad:

@@ -1,22 +1,21 @@
-"""Daily files of the markets that have no schema of ours: the vendor's columns, each with an exact type."""
+"""Daily files that have no schema of ours: the vendor's columns, each with an exact type."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date
 from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapelab.market.sessions import day_start
 from tapelab.market.tables import SCHEMAS
-from tapelab.massive.wire.catalogue import FileKind, kind_named
+from tapelab.massive.wire.catalogue import kind_named
 from tapelab.massive.wire.csvfile import CsvFile, Notes
-from tapelab.massive.wire.fields import EARLIEST, LATEST, product_named
-from tapelab.massive.wire.flatfile import day_stamps, iter_flat_file
+from tapelab.massive.wire.fields import EARLIEST, LATEST
+from tapelab.massive.wire.flatfile import iter_flat_file
 
 INSTANT = pa.timestamp("ns", tz="UTC")
 
@@ -28,29 +27,21 @@ _DECIMAL = re.compile(r"open|high|low|close|value|(\w+_)?(price|size|volume)")
 def flat_file(source: Path, product: str, *, day: date, notes: Notes) -> tuple[pa.Schema, Iterator[pa.Table]]:
     """A daily file of any market: its schema, and its rows in blocks, in the order of the file.
 
-    US stocks come in our schema (`iter_flat_file`). Others keep the vendor's names: times are UTC with
-    nanoseconds, prices and sizes float64, counts and codes int64, `session_end_date` a date, everything else
-    (also a column that nobody knows yet) text; an empty field is null. Day bars are stamped with the first
-    instant of their day in the market's zone. Raises `Damaged` and `MalformedAnswer`.
+    US stocks and the bars of all markets but futures come in our schema (`iter_flat_file`). Others keep the
+    vendor's names: times are UTC with nanoseconds, prices and sizes float64, counts and codes int64,
+    `session_end_date` a date, everything else (also a column that nobody knows yet) text; an empty field is
+    null. Raises `Damaged` and `MalformedAnswer`.
     """
     kind = kind_named(product)
-    if kind.ours:
-        schema = SCHEMAS[product_named(product).kind]
-        return schema, iter_flat_file(source, product, day=day, notes=notes)
-    file = _OtherFile(source, kind, day, notes)
+    if kind.product is not None:
+        return SCHEMAS[kind.product.kind], iter_flat_file(source, kind.product, day=day, notes=notes)
+    file = _OtherFile(source, kind.name, kind.header, day)
     tables = file.tables()
     first = list(islice(tables, 1))
     return _schema(file.found), chain(first, tables)
 
 
 class _OtherFile(CsvFile):
-    def __init__(self, source: Path, kind: FileKind, day: date, notes: Notes) -> None:
-        super().__init__(source, kind.name, kind.header, day)
-        self.notes = notes
-        self.by_date = kind.daily and "session_end_date" not in kind.header
-        self.first = day_start(kind.market, day)
-        self.last = day_start(kind.market, day + timedelta(days=1)) - 1
-
     def types(self) -> dict[str, pa.DataType]:
         return {name: _read(name) for name in self.found}
 
@@ -66,8 +57,6 @@ class _OtherFile(CsvFile):
             column = column.dictionary_decode()
             refuse("is missing", pc.equal(column, ""))
         elif _TIMES.fullmatch(name):
-            if self.by_date and name == "window_start":
-                column = day_stamps(column, self.first, self.last, self.notes)
             off = pc.or_(pc.less(column, EARLIEST), pc.greater(column, LATEST))
             refuse("is no time", pc.and_(off, pc.not_equal(column, 0)))
         elif _DECIMAL.fullmatch(name):

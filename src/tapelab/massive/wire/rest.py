@@ -67,6 +67,7 @@ _envelope = msgspec.json.Decoder(_Envelope)
 _rows: dict[Kind, msgspec.json.Decoder[Any]] = {
     kind: columns.decoder_of_many(columns.reading_class(f"{kind}Row", kind, "rest")) for kind in REST_ORDER
 }
+_index_bars = columns.decoder_of_many(columns.reading_class("IndexRow", "bars", "rest", index=True))
 _splits = msgspec.json.Decoder(list[_SplitRow])
 _dividends = msgspec.json.Decoder(list[_DividendRow])
 _WRITERS = {kind: columns.writing_class(f"{kind}Row", keys) for kind, keys in REST_ORDER.items()}
@@ -80,8 +81,10 @@ def decode_page(body: bytes, kind: Kind, *, symbol: str | None = None) -> Page:
     null. Raises `MalformedAnswer`, also for a status that is not OK.
     """
     envelope = _open(body, kind)
-    rows = _decode(_rows[kind], envelope, kind)
-    table = _bars(rows, symbol or envelope.ticker) if kind == "bars" else _ticks(rows, kind, symbol)
+    named = symbol or envelope.ticker
+    index = kind == "bars" and named is not None and named.startswith("I:")
+    rows = _decode(_index_bars if index else _rows[kind], envelope, kind)
+    table = _bars(rows, named) if kind == "bars" else _ticks(rows, kind, symbol)
     _check(table, kind, envelope, symbol)
     return Page(table, envelope.next_url, len(rows), _text(envelope.request_id))
 
