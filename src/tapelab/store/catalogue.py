@@ -1,4 +1,4 @@
-"""What makes datasets, or makes them longer: tables from elsewhere, a recording behind another."""
+"""What makes datasets, or makes them longer: tables from elsewhere, recordings beside or behind others."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tapelab.errors import NoData, UsageError
+from tapelab.errors import NoData, StoreError, UsageError
 from tapelab.market import clock, replay, tables
 from tapelab.market.symbols import Market
 from tapelab.settings import Settings, current
-from tapelab.store import files, manifest, parts
+from tapelab.store import files, manifest, merging, parts
 from tapelab.store.dataset import Dataset, check_name, folder_of
 from tapelab.store.growing import JOURNAL
 from tapelab.store.manifest import Journaled, Lost, Manifest, Segment
@@ -25,8 +26,8 @@ from tapelab.store.reading import ARRIVAL_BITS
 
 PART_ROWS = 1_000_000
 
-# Recordings are appended to each other only where these agree.
-_SAME = ("endpoint", "market", "simulated", "quote_size_unit")
+# Datasets are put together only where these agree.
+_SAME = ("endpoint", "market", "simulated", "quote_size_unit", "clock")
 
 
 def from_tables(
@@ -67,10 +68,6 @@ def from_tables(
         rows["quotes"], rows["trades"] = replay.in_order_of_arrival(*ticks)
     if not any(map(len, rows.values())):
         raise NoData(f"There is nothing to put into {name!r}.", remedy="Give quotes, trades or bars.")
-    files.make_folder(path)
-    segments = []
-    for part, cut in enumerate(_parts(rows), 1):
-        segments += [parts.write_segment(path, part, kind, t) for kind, t in cut.items() if len(t)]
     known: dict[str, object] = {
         "endpoint": settings.endpoint,
         "source": source,
@@ -84,12 +81,89 @@ def from_tables(
         version=1,
         clock="received" if received else "event",
         created=clock.now(),
-        segments=tuple(segments),
-        symbols=parts.merge(parts.count(kind, table) for kind, table in rows.items()),
         provenance=known,
+        change="imported",
     )
-    manifest.save(path, made)
-    return Dataset(path, made)
+    return _made(path, made, rows)
+
+
+def merge(first: Dataset, *others: Dataset, name: str) -> Dataset:
+    """Several datasets as a new one, beside the first: the rows of all, each event once.
+
+    What one of them covers is no gap of the whole. The sources stay as they are; their journals belong to the
+    new one too. Raises `UsageError` where they do not come from the same source.
+    """
+    sources = (first, *others)
+    path = first.path.parent / check_name(name)
+    if not others:
+        raise UsageError("There is nothing to merge with.", remedy="Name two datasets or more.")
+    if manifest.versions(path):
+        raise UsageError(f"There is a dataset {name!r} already.", remedy="Choose another name.", name=name)
+    for source in sources:
+        _same_source(first, source, "merged with")
+        if source.growing:
+            raise StoreError(f"{source.name} is still recorded.", remedy="Merge it when it has ended.")
+    found = [source._manifest for source in sources]
+    rows = merging.union(
+        [{kind: source.table(kind) for kind in ("quotes", "trades")} for source in sources],
+        received=first.clock == "received",
+    )
+    gaps = merging.gaps_of_all([(one.heard, one.gaps) for one in found])
+    made = Manifest(
+        id=uuid.uuid4().hex,
+        version=1,
+        clock=first.clock,
+        created=clock.now(),
+        begun=min(one.begun for one in found),
+        ended=max(one.ended for one in found),
+        heard=merging.heard_by(one.heard for one in found),
+        gaps=tuple(_placed(gap, rows) for gap in gaps),
+        tags=tuple(dict.fromkeys(tag for one in found for tag in one.tags)),
+        marks=tuple(dict.fromkeys(mark for one in found for mark in one.marks)),
+        counts={k: sum(one.counts.get(k, 0) for one in found) for one in found for k in one.counts},
+        provenance={
+            **found[-1].provenance,
+            **found[0].provenance,
+            "merged": [
+                {"name": s.name, "id": m.id, "version": m.version}
+                for s, m in zip(sources, found, strict=True)
+            ],
+        },
+        change=f"merged from {', '.join(source.name for source in sources)}",
+    )
+    journals = [(s.path / j.folder, j) for s, one in zip(sources, found, strict=True) for j in one.journals]
+    bars = merging.busiest_bars(source.table("bars") for source in sources)
+    return _made(path, made, {**rows, "bars": bars}, journals)
+
+
+def _made(
+    path: Path, made: Manifest, rows: Mapping[str, pa.Table], journals: Sequence[tuple[Path, Journaled]] = ()
+) -> Dataset:
+    """Lay the rows of a new dataset down, and its first version over them."""
+    with files.whole_folder(path) as beside:
+        segments = [
+            parts.write_segment(beside, part, kind, table)
+            for part, cut in enumerate(_parts(rows), 1)
+            for kind, table in cut.items()
+            if len(table)
+        ]
+        whole = msgspec.structs.replace(
+            made,
+            segments=tuple(segments),
+            symbols=parts.merge(parts.count(kind, table) for kind, table in rows.items()),
+            journals=tuple(_adopt_journal(source, beside, journaled) for source, journaled in journals),
+        )
+        manifest.save(beside, whole)
+    return Dataset(path, whole)
+
+
+def _placed(gap: Lost, rows: Mapping[str, pa.Table]) -> Lost:
+    """A gap behind the last event that arrived before it."""
+    before = [
+        pc.max(table.column("arrival").filter(pc.less_equal(table.column("ts_recv"), gap.start))).as_py()
+        for table in rows.values()
+    ]
+    return msgspec.structs.replace(gap, after=max((n for n in before if n is not None), default=-1))
 
 
 def append(target: Dataset, recording: Dataset) -> Dataset:
@@ -99,29 +173,19 @@ def append(target: Dataset, recording: Dataset) -> Dataset:
     come from the same source, or overlap in time.
     """
     mine, more = target._manifest, recording._manifest
-    for fact in _SAME:
-        ours, theirs = mine.provenance.get(fact), more.provenance.get(fact)
-        if ours != theirs:
-            raise UsageError(
-                f"{recording.name} cannot be appended to {target.name}: their {fact} differs "
-                f"({theirs} and {ours}).",
-                remedy="What came from different places is kept apart; save it under a name of its own.",
-            )
-    if mine.clock != more.clock or more.begun < mine.ended:
+    _same_source(target, recording, "appended to")
+    if more.begun < mine.ended:
         raise UsageError(
             f"{recording.name} did not begin after {target.name} had ended.",
-            remedy="Save it under a name of its own.",
+            remedy="Save it under a name of its own; merge() puts overlapping recordings together.",
         )
     shift = ((mine.last_arrival >> ARRIVAL_BITS) + 1) << ARRIVAL_BITS
     first = max((segment.part for segment in mine.segments), default=0)
     segments = [_adopt(recording.path, target.path, s, first, shift) for s in more.segments]
-    journals = []
-    for n, journaled in enumerate(more.journals, len(mine.journals) + 1):
-        folder = f"{JOURNAL}-{n:03d}"
-        shutil.copytree(
-            recording.path / journaled.folder, target.path / folder, copy_function=_share, dirs_exist_ok=True
-        )
-        journals.append(Journaled(folder, journaled.last, journaled.shift + shift))
+    journals = [
+        _adopt_journal(recording.path / journaled.folder, target.path, journaled, shift)
+        for journaled in more.journals
+    ]
     files.sync_folder(target.path)
     return Dataset(
         target.path,
@@ -141,6 +205,26 @@ def append(target: Dataset, recording: Dataset) -> Dataset:
             journals=(*mine.journals, *journals),
         ),
     )
+
+
+def _same_source(target: Dataset, other: Dataset, what: str) -> None:
+    mine = {**target.provenance, "clock": target.clock}
+    more = {**other.provenance, "clock": other.clock}
+    for fact in _SAME:
+        if mine.get(fact) != more.get(fact):
+            raise UsageError(
+                f"{other.name} cannot be {what} {target.name}: their {fact} differs "
+                f"({more.get(fact)} and {mine.get(fact)}).",
+                remedy="What came from different places is kept apart; save it under a name of its own.",
+            )
+
+
+def _adopt_journal(source: Path, target: Path, journaled: Journaled, shift: int = 0) -> Journaled:
+    """A journal under a number of its own beside those that `target` has, or ever had."""
+    taken = [int(path.name.rpartition("-")[2]) for path in target.glob(f"{JOURNAL}-[0-9]*")]
+    folder = f"{JOURNAL}-{max(taken, default=0) + 1:03d}"
+    shutil.copytree(source, target / folder, copy_function=_share)
+    return Journaled(folder, journaled.last, journaled.shift + shift)
 
 
 def _parts(rows: Mapping[str, pa.Table]) -> list[dict[str, pa.Table]]:

@@ -293,6 +293,18 @@ class Dataset:
         change = f"tagged {', '.join(tag for tag in more if tag not in self.tags)}"
         return Dataset(self.path, manifest.next_version(self.path, self._manifest, change=change, tags=more))
 
+    def merge(self, *others: Dataset | str | Path, name: str) -> Dataset:
+        """This dataset and others as a new one called `name`: other symbols, a second machine, a second day.
+
+        Each event counts once, by everything that was said of it; of two copies that stays which came first,
+        and events are in order of arrival by our clocks. What one of them covers is no gap of the whole.
+        Raises `UsageError` where they differ in endpoint, market or clock.
+        """
+        from tapelab.store import catalogue
+
+        found = [one if isinstance(one, Dataset) else open_dataset(one) for one in others]
+        return catalogue.merge(self, *found, name=name)
+
     def _overlay(self, view: str) -> tuple[Segment, ...]:
         if view not in VIEWS:
             raise UnknownName.among("view", view, VIEWS)
@@ -408,7 +420,7 @@ def list_datasets(
     day = _day(date)
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not manifest.versions(path):
+        if path.name.startswith(".") or not manifest.versions(path):
             continue
         try:
             dataset = open_dataset(path)

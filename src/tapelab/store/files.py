@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tapelab.errors import Unwritable
+from tapelab.errors import Unwritable, UsageError
 
+TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 # macOS has no fdatasync
@@ -67,6 +70,33 @@ def write_bytes(path: Path, content: bytes, *, replace: bool = False) -> None:
         beside.write_bytes(content)
 
     write_whole(path, write, replace=replace)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that takes its name at the end; whatever fails before leaves nothing.
+
+    Raises `UsageError` where there is something at `path`.
+    """
+    taken = UsageError(
+        f"There is something in {path} already.", remedy="Choose another name.", path=str(path)
+    )
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise taken
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        sync_folder(beside)
+        try:
+            beside.rename(path)
+        except OSError as error:
+            raise taken if error.errno in TAKEN else error from error
+        sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:
