@@ -128,6 +128,9 @@ def test_a_wrong_key_is_refused_by_the_stream(on_exchange, monkeypatch):
         (("backtest", "MarketMaker", "--dataset", "nothing-here"), 1, "nothing-here"),
         (("datasets", "show"), 2, "needs a name"),
         (("serve", "--flat-files", "no-such-folder"), 1, "no-such-folder"),
+        (("record", "AIG", "--name", "a/b"), 2, "cannot be the name"),
+        (("demo", "--out", "/dev/null/report.html"), 1, "/dev/null"),
+        (("ui", "--port", "80000"), 2, "80000"),
     ],
 )
 def test_a_question_without_an_answer_gets_one_sentence(on_exchange, arguments, status, says):
@@ -147,6 +150,7 @@ def test_a_port_in_use_is_named(run):
         taken.listen()
         port = str(taken.getsockname()[1])
         one_sentence(run("serve", "--simulate", "--rest-port", port), 1, port)
+        one_sentence(run("ui", "--port", port), 1, f"Port {port} is in use")
 
 
 def test_a_home_that_cannot_be_written_is_named(on_exchange, monkeypatch, environment):
@@ -158,6 +162,7 @@ def test_a_home_that_cannot_be_written_is_named(on_exchange, monkeypatch, enviro
 
 def test_wrong_usage_exits_with_two(run):
     assert run("fetch").status == 2
+    assert "tapelab demo" in run().err
     assert run("no-such-verb").status == 2
     assert run("serve", "--simulate", "--dataset", "x").status == 2
 
@@ -180,6 +185,13 @@ def test_both_routes_write_the_same_file(on_exchange, environment, monkeypatch):
         frames.append(pd.read_parquet(out).drop(columns="vwap"))
     pd.testing.assert_frame_equal(*frames)
     assert len(frames[0]) > 300
+
+
+def test_json_says_the_session_as_a_date_and_what_was_written(on_exchange):
+    asked = ("fetch", "AIG", *DAYS, *RAW, "--json")
+    assert [bar["session"] for bar in json.loads(on_exchange(*asked).out)][-1] == "2013-10-09"
+    said = json.loads(on_exchange(*asked, "--out", "bars.csv").out)
+    assert (said["path"], said["bars"], said["simulated"]) == ("bars.csv", 3, False)
 
 
 def test_plan_says_the_route_and_spends_nothing(on_exchange, environment):
@@ -211,8 +223,7 @@ def test_doctor_names_what_is_missing_and_never_a_secret(run, on_exchange, excha
     assert "api_keys.properties" in found["MASSIVE_API_KEY"]["remedy"]
 
 
-def test_ctrl_c_ends_a_recording_cleanly_and_it_is_a_dataset(environment, exchange, monkeypatch):
-    point_at(exchange, monkeypatch)
+def test_ctrl_c_ends_a_recording_cleanly_and_it_is_a_dataset(environment, exchange, on_exchange):
     command = [sys.executable, "-m", "tapelab", "record", "AIG", "--name", "ended", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as recording:
         home = environment / "home"
@@ -225,6 +236,17 @@ def test_ctrl_c_ends_a_recording_cleanly_and_it_is_a_dataset(environment, exchan
         out, _ = recording.communicate(timeout=60)
     assert recording.returncode == 0
     assert json.loads(out)["events"] > 0
+    one_sentence(on_exchange("record", "AIG", "--name", "ended"), 2, "There is a dataset 'ended' already")
+    assert [row["name"] for row in json.loads(on_exchange("datasets", "--json").out)] == ["ended"]
+    assert json.loads(on_exchange("datasets", "verify", "ended", "--json").out)["files"] > 0
+    ran = on_exchange("backtest", "MarketMaker", "--dataset", "ended", "--set", "symbol=AIG")
+    assert re.search(r"Profit +[+−]?\$[\d.,]+ +after fees", ran.out), ran.out
+    assert "MakerOnCross, version 1" in ran.out
+
+
+def test_what_is_piped_on_is_neither_cut_nor_folded(on_exchange):
+    lines = on_exchange("doctor").out.splitlines()
+    assert any(line.rstrip().endswith("`tapelab record` tries it") for line in lines)
 
 
 def test_serve_says_where_in_one_line_of_json_and_ends_on_sigterm(environment):

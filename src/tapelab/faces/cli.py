@@ -116,6 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("tapelab").setLevel(logging.INFO)
     warnings.showwarning = lambda message, *_, **__: print(f"Note: {message}", file=sys.stderr)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        parser().print_help(sys.stderr)
+        return WRONG_USAGE
     chosen = parser().parse_args(arguments)
     try:
         chosen.run(chosen)

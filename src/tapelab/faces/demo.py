@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import tapelab as tl
-from tapelab.errors import RecordingError, TapelabError
+from tapelab.errors import RecordingError, TapelabError, Unwritable
 from tapelab.exchange import Exchange, serve
+from tapelab.faces.panel import doing
 from tapelab.market import clock
 from tapelab.market.adjust import Adjustment
 
@@ -28,6 +30,8 @@ def run(*, flat_files: Path | None, out: Path, as_json: bool) -> None:
     logging.getLogger("tapelab").setLevel(logging.WARNING)  # the demo tells each step itself
     begun = clock.monotonic()
     home = tl.Settings.load().home
+    for folder in (out.parent, home):
+        _make(folder)
     with serve(simulate=flat_files is None, flat_files=flat_files, speed=0) as exchange:
         say("exchange", f"{exchange.tape.identity}, streaming {exchange.day}: {exchange.rest_url}")
         with exchange.use(home=home):
@@ -35,7 +39,6 @@ def run(*, flat_files: Path | None, out: Path, as_json: bool) -> None:
             history = _fetch_both_ways(exchange, symbols, say)
             dataset = _record(exchange, symbols, say)
             comparison = _test(dataset, say)
-            out.parent.mkdir(parents=True, exist_ok=True)
             comparison.to_html(out)
     taken = (clock.monotonic() - begun) / clock.SECOND
     say("report", f"{out}  ({taken:.0f} s in all)")
@@ -45,6 +48,17 @@ def run(*, flat_files: Path | None, out: Path, as_json: bool) -> None:
                 {"report": str(out), "dataset": dataset.name, "seconds": taken, **history}, default=str
             )
         )
+
+
+def _make(folder: Path) -> None:
+    """Said before the work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise Unwritable(
+            f"{folder} cannot be written ({cause.strerror}).",
+            remedy="Choose another place with --out, or for what is fetched with TAPELAB_HOME.",
+        ) from cause
 
 
 def _fetch_both_ways(exchange: Exchange, symbols: list[str], say: Any) -> dict[str, Any]:
@@ -70,8 +84,8 @@ def _fetch_both_ways(exchange: Exchange, symbols: list[str], say: Any) -> dict[s
 
 def _record(exchange: Exchange, symbols: list[str], say: Any) -> tl.Dataset:
     recorder = tl.WebSocketDataRecorder(symbols)
-    with recorder:
-        _until_quiet(exchange, recorder)
+    with recorder, doing("recording …") as now:
+        _until_quiet(exchange, recorder, now)
     stats = recorder.stats
     path = recorder.save_dataset(f"demo-{exchange.day}-{clock.iso(clock.now())[11:19].replace(':', '')}")
     size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
@@ -79,7 +93,9 @@ def _record(exchange: Exchange, symbols: list[str], say: Any) -> tl.Dataset:
     return tl.open_dataset(path)
 
 
-def _until_quiet(exchange: Exchange, recorder: tl.WebSocketDataRecorder) -> None:
+def _until_quiet(
+    exchange: Exchange, recorder: tl.WebSocketDataRecorder, now_doing: Callable[[str], None]
+) -> None:
     begun = changed = clock.monotonic()
     seen = -1
     while (now := clock.monotonic()) - changed < QUIET * clock.SECOND or not exchange.finished.is_set():
@@ -89,6 +105,7 @@ def _until_quiet(exchange: Exchange, recorder: tl.WebSocketDataRecorder) -> None
         events = recorder.stats.events
         if events != seen:
             seen, changed = events, now
+            now_doing(f"recording: {events:,} events")
 
 
 def _test(dataset: tl.Dataset, say: Any) -> Any:
@@ -103,7 +120,8 @@ def _test(dataset: tl.Dataset, say: Any) -> Any:
         entrants.insert(1, tl.strategies.PairsTrading(first=first, second=others[0]))
     # A retail broker's tariff and a home connection: without them a result would flatter.
     fees, latency = tl.rules.PerShare(0.005), tl.rules.FixedLatency(ms=50)
-    comparison = tl.compare(entrants, [dataset], fees=fees, latency=latency)
+    with doing(f"testing {len(entrants)} strategies on {dataset.name} …"):
+        comparison = tl.compare(entrants, [dataset], fees=fees, latency=latency)
     for row in comparison.table.to_dict("records"):
         profit = f"{row['profit']:+,.2f} ({row['profit_bp']:+.1f} bp)"
         say("strategy", f"{row['strategy']:<18} {profit:>20}  {row['round_trips']} round trips")

@@ -154,16 +154,20 @@ def _stream(settings: Settings) -> Finding:
 def show(findings: list[Finding]) -> None:
     """Print the findings as a table, each missing thing with its remedy."""
     from rich import box
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+
+    from tapelab.faces.panel import console
 
     marks = {"ok": "[green]✓[/]", "missing": "[yellow]–[/]", "fails": "[red]✗[/]", "not tried": "[dim]·[/]"}
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     area = ""
-    for finding in findings:
+    for finding, following in zip(findings, [*findings[1:], None], strict=True):
         if finding.area != area:
             area = finding.area
             table.add_row("", f"[bold]{area}[/]", "")
-        remedy = f"\n[yellow]→ {finding.remedy}[/]" if finding.remedy else ""
-        table.add_row(marks[finding.state], finding.what, f"{finding.detail}{remedy}")
-    Console().print(table)
+        # One remedy for several things stands below the last of them.
+        new = finding.remedy and (following is None or following.remedy != finding.remedy)
+        remedy = f"\n[yellow]→ {escape(finding.remedy)}[/]" if new else ""
+        table.add_row(marks[finding.state], finding.what, f"{escape(finding.detail)}{remedy}")
+    console().print(table)

@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from tapelab.market import clock
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 REFRESH = 0.5  # seconds between two looks at the statistics
+
+
+WIDE = 1_000  # columns where there is no terminal: nothing that is piped on is cut or folded
+
+
+def console() -> Console:
+    """Where tables are printed: as wide as the terminal, in a pipe as wide as they are."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDE)
+
+
+@contextmanager
+def doing(what: str) -> Iterator[Callable[[str], None]]:
+    """On a terminal a spinner says what is being done, and whatever it is given since; in a pipe nothing."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield status.update
 
 
 def watch(recorder: Any, ended: threading.Event, duration: float | None) -> None:

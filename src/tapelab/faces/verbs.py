@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import tapelab as tl
 from tapelab.errors import MissingExtra, ServeError, Unwritable, UsageError
 from tapelab.market import clock
 
+ROWS_PRINTED = 40
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
 
@@ -59,13 +61,20 @@ def fetch(chosen: Namespace) -> None:
             f"{chosen.out} is neither .parquet nor .csv.", remedy="Name the file with one of those endings."
         )
     bars = tl.fetch_data(chosen.symbols, chosen.start, chosen.end, chosen.interval, **_how(chosen))
+    facts = bars.attrs["tapelab"]
+    if facts["simulated"]:
+        print("SIMULATED: nobody ever traded at these prices.", file=sys.stderr)
     if chosen.out:
         _write(chosen.out, bars)
-        print(f"{len(bars):,} bars in {chosen.out}")
+        if chosen.json:
+            _print_json({"path": str(chosen.out), "bars": len(bars), **facts})
+        else:
+            print(f"{len(bars):,} bars in {chosen.out}")
     elif chosen.json:
+        bars["session"] = bars["session"].astype(str)
         print(bars.to_json(orient="records", date_format="iso", date_unit="ns"))
     else:
-        print(bars.to_string(index=False, max_rows=40))
+        print(bars.to_string(index=False, max_rows=ROWS_PRINTED))
 
 
 def sync(chosen: Namespace) -> None:
@@ -98,6 +107,8 @@ def _write(path: Path, frame: Any) -> None:
 def record(chosen: Namespace) -> None:
     from tapelab.faces.panel import watch
 
+    if chosen.name:
+        _check_free(chosen.name)
     channels = tuple(channel.strip() for channel in chosen.channels.split(",") if channel.strip())
     recorder = tl.WebSocketDataRecorder(chosen.symbols, channels=channels)
     ended = _on_signal()
@@ -114,6 +125,15 @@ def record(chosen: Namespace) -> None:
         print(f"{stats.events:,} events, {stats.gaps} gaps: dataset {dataset.name} ({path.parent})")
 
 
+def _check_free(name: str) -> None:
+    """Said before anything is recorded, not hours later when the recording is to get its name."""
+    from tapelab.store.dataset import check_name
+
+    check_name(name)
+    if any(dataset.name == name for dataset in tl.list_datasets()):
+        raise UsageError(f"There is a dataset {name!r} already.", remedy="Choose another --name.")
+
+
 def datasets(chosen: Namespace) -> None:
     if chosen.action == "list":
         known = tl.list_datasets()
@@ -123,6 +143,9 @@ def datasets(chosen: Namespace) -> None:
         elif not rows:
             print(f"No datasets in {tl.Settings.load().root}. `tapelab record SYMBOL` makes one.")
         else:
+            for row in rows:
+                row["simulated"] = "SIMULATED" if row["simulated"] else ""
+                row["start"], row["end"] = ((row[end] or "–")[:19] for end in ("start", "end"))
             _print_table(rows, ("name", "symbols", "start", "end", "gaps", "tags", "simulated"))
         return
     if not chosen.name:
@@ -130,7 +153,10 @@ def datasets(chosen: Namespace) -> None:
     dataset = tl.open_dataset(chosen.name)
     if chosen.action == "verify":
         checked = dataset.verify()
-        print(f"{dataset.name}: all {checked} files are as they were written.")
+        if chosen.json:
+            _print_json({"name": dataset.name, "files": checked})
+        else:
+            print(f"{dataset.name}: all {checked} files are as they were written.")
         return
     if chosen.action == "tag":
         if not chosen.tags:
@@ -162,19 +188,41 @@ def _described(dataset: tl.Dataset, *, whole: bool = False) -> dict[str, Any]:
 
 
 def backtest(chosen: Namespace) -> None:
+    from tapelab.faces.panel import doing
     from tapelab.lab.strategies import by_name
 
     kind = by_name(chosen.strategy)
     strategy = kind(**dict(_parameter(text) for text in chosen.parameters))
-    result = tl.backtest(strategy, tl.open_dataset(chosen.dataset), cash=chosen.cash)
+    with doing(f"{chosen.strategy} on {chosen.dataset} …"):
+        result = tl.backtest(strategy, tl.open_dataset(chosen.dataset), cash=chosen.cash)
     if chosen.out:
         result.to_html(chosen.out)
     if chosen.json:
         _print_json({"metrics": result.metrics, "assumptions": result.assumptions, "params": result.params})
         return
-    print(result)
+    _print_result(result)
     if chosen.out:
         print(f"Report: {chosen.out}")
+
+
+def _print_result(result: tl.Result) -> None:
+    """The numbers of the report, and what they take for granted by name."""
+    from tapelab.picture import words
+
+    print(result)
+    currency = result.as_run().currency
+    rows = [
+        {
+            "": metric.label,
+            "value": words.written(result.metrics[metric.key], metric.unit, currency),
+            "meaning": result.notes.get(metric.key) or metric.meaning,
+        }
+        for metrics in words.METRICS.values()
+        for metric in metrics
+    ]
+    _print_table(rows, ("", "value", "meaning"))
+    for topic, name, _ in result.assumptions:
+        print(f"{topic}: {name}")
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -255,9 +303,13 @@ def ui(chosen: Namespace) -> None:
         # Otherwise every refresh of a live panel does a full garbage collection.
         "runner.postScriptGC": "false",
     }
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", chosen.port)) == 0:
-            raise ServeError(f"Port {chosen.port} is in use.", remedy="Choose another with --port.")
+    if not 0 < chosen.port < 65_536:
+        raise UsageError(f"There is no port {chosen.port}.", remedy="1 to 65535.")
+    try:
+        socket.create_server(("127.0.0.1", chosen.port)).close()
+    except OSError as cause:
+        why = "is in use" if cause.errno == errno.EADDRINUSE else f"cannot be opened ({cause.strerror})"
+        raise ServeError(f"Port {chosen.port} {why}.", remedy="Choose another with --port.") from cause
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     print(f"http://127.0.0.1:{chosen.port}", flush=True)
     # The server takes this process's place, so that signals reach it.
@@ -278,13 +330,14 @@ def _print_json(value: object) -> None:
 
 def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from tapelab.faces.panel import console
 
     table = Table(*columns, box=box.SIMPLE)
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
-    Console().print(table)
+    console().print(table)
 
 
 def _cell(value: object) -> str:

@@ -208,7 +208,8 @@ class Result:
     def __str__(self) -> str:
         made_up = " (SIMULATED)" if self.simulated else ""
         profit, fills = self.metrics["profit"], self.metrics["fills"]
-        return f"{self.strategy} on {self.dataset['name']}{made_up}: {profit:+,.2f} in {fills:,} fills"
+        noun = "fill" if fills == 1 else "fills"
+        return f"{self.strategy} on {self.dataset['name']}{made_up}: {profit:+,.2f} in {fills:,} {noun}"
 
 
 def write_whole(path: Path, content: bytes) -> Path:
