@@ -68,6 +68,7 @@ def _machine(settings: Settings) -> list[Finding]:
             "" if supported else "Use Python 3.11 to 3.13.",
         ),
         _home(settings),
+        _decoder(),
         Finding(
             "machine",
             "web page",
@@ -76,6 +77,21 @@ def _machine(settings: Settings) -> list[Finding]:
             "" if page else "pip install 'tapelab[ui]'",
         ),
     ]
+
+
+def _decoder() -> Finding:
+    from tapelab.massive.wire import compiled
+
+    problem = compiled.problem()
+    if not problem:
+        return Finding("machine", "fast decoder", "ok", "compiled in the background where much is recorded")
+    return Finding(
+        "machine",
+        "fast decoder",
+        "missing",
+        f"{problem}; the plain decoder serves, at about a tenth of the speed",
+        "pip install numba" if "not installed" in problem else "Recordings lose nothing by it.",
+    )
 
 
 def _home(settings: Settings) -> Finding:

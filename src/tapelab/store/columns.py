@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tapelab.massive.wire import FrameDecoder
+from tapelab.massive.wire import BulkDecoder
 from tapelab.store.journal import Follower, Message, Note
 
 KINDS = ("quotes", "trades", "bars")
@@ -40,16 +40,21 @@ class Decoder:
         self.bytes = 0
         self.gathered = 0  # bytes of messages since the last `take`
         self._follower = Follower(folder, after=self._from.resume)
-        self._wire = FrameDecoder()
+        self._wire = BulkDecoder()
 
     @property
     def unknown(self) -> int:
         """Events of channels that have no table; they stay in the journal."""
-        return self._wire.unknown.total()
+        return self._wire.plain.unknown.total()
+
+    @property
+    def unknown_fields(self) -> int:
+        """Fields that the vendor added to events that have a table; they stay in the journal."""
+        return self._wire.plain.unknown_fields.total()
 
     @property
     def malformed(self) -> int:
-        return self._wire.malformed
+        return self._wire.plain.malformed
 
     @property
     def dropped(self) -> int:
@@ -69,15 +74,15 @@ class Decoder:
         """Read and decode a bounded amount of what is new; gives the messages and notes themselves."""
         while read := self._follower.read():
             new = [item for item in read if self._is_new(item)]
+            messages = [item for item in new if isinstance(item, Message)]
             arrival, note = self.position.arrival, self.position.note
-            for item in new:
-                if isinstance(item, Note):
-                    note = item.position
-                    continue
-                arrival = item.arrival
-                self.frames += 1
-                self.gathered += len(item.payload)
-                self._wire.feed(item.payload, ts_recv=item.ts_recv, arrival=item.arrival)
+            if messages:
+                arrival = messages[-1].arrival
+                self.frames += len(messages)
+                self.gathered += sum(len(message.payload) for message in messages)
+                self._wire.feed(messages)
+            if len(messages) < len(new):
+                note = [item.position for item in new if isinstance(item, Note)][-1]
             self.position = Position(self._follower.resume, arrival, note)
             if new:
                 return new

@@ -183,13 +183,14 @@ class Growing:
         return tables.concat([*read, *pending], tables.SCHEMAS[kind])
 
     def counts(self) -> dict[str, int]:
-        """Since the recording began: frames, bytes, connections; unknown, malformed and dropped."""
+        """Since the recording began: frames, bytes, connections; what was unknown, malformed and dropped."""
         decoder = self._decoder
         now = {
             "frames": decoder.frames,
             "bytes": decoder.bytes + decoder.gathered,
             "connections": self._connections,
             "unknown": decoder.unknown,
+            "unknown_fields": decoder.unknown_fields,
             "malformed": decoder.malformed,
             "dropped": decoder.dropped,
         }

@@ -24,10 +24,7 @@ SIZE_DECIMALS = 6  # of sizes and volumes at the vendor; further digits come fro
 
 _EXACT = "_exact"  # attribute of the exact decimal beside a size
 _DECIMAL = r"^[0-9]{1,20}(\.[0-9]{1,12})?\Z"
-_Code = Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
-_SmallCode = Annotated[int, msgspec.Meta(ge=0, le=2**7 - 1)]
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 def key_of(field: Field, protocol: Protocol) -> str | None:
@@ -52,13 +49,39 @@ def is_single(kind: Kind, field: Field, protocol: Protocol) -> bool:
     return protocol == "stream" and kind == "quotes" and field.column == "conditions"
 
 
+def may_be_number(field: Field) -> bool:
+    """Years ago the vendor sent the ids of trades as numbers."""
+    return field.column == "id"
+
+
+def bounds(kind: Kind, field: Field, protocol: Protocol) -> tuple[int, int]:
+    """The least and the greatest whole number that a field may be, in the protocol's unit."""
+    match field.sort:
+        case "instant":
+            unit = unit_of(field, protocol)
+            return EARLIEST // unit if field.required else 0, LATEST // unit
+        case "code" if SCHEMAS[kind].field(field.column).type == pa.int8():
+            return 0, 2**7 - 1
+        case "code" | "codes":
+            return 0, 2**15 - 1
+        case _:
+            return 0, 2**63 - 1
+
+
 def reading_class(
-    name: str, kind: Kind, protocol: Protocol, *, tag: str | None = None, index: bool = False
+    name: str,
+    kind: Kind,
+    protocol: Protocol,
+    *,
+    tag: str | None = None,
+    index: bool = False,
+    not_kept: Iterable[str] | None = None,
 ) -> Any:
     """A message to decode into: attributes by our names, required ones required, numbers in their bounds.
 
     A REST row names no symbol (its address did), so there it may be absent. An `index` has no volume, and its
-    values may be negative.
+    values may be negative. `not_kept`: keys that may be there and are passed over; with it, any other is an
+    error.
     """
     fields: list[Any] = []
     rename: dict[str, str] = {}
@@ -73,8 +96,18 @@ def reading_class(
             rename[field.column + _EXACT] = exact
             text = Annotated[str, msgspec.Meta(pattern=_DECIMAL)]
             fields.append((field.column + _EXACT, text | None, None))
+    for key in not_kept or ():
+        rename[f"{key}_not_kept"] = key
+        fields.append((f"{key}_not_kept", Any, None))
     return msgspec.defstruct(
-        name, fields, rename=rename, kw_only=True, gc=False, tag=tag, tag_field="ev" if tag else None
+        name,
+        fields,
+        rename=rename,
+        kw_only=True,
+        gc=False,
+        tag=tag,
+        tag_field="ev" if tag else None,
+        forbid_unknown_fields=not_kept is not None,
     )
 
 
@@ -206,7 +239,7 @@ def _array(rows: Sequence[Any], kind: Kind, field: Field, protocol: Protocol) ->
         texts = list(found)
         try:
             return pa.array(texts, type_)
-        except pa.ArrowTypeError:  # years ago the vendor sent the ids of trades as numbers
+        except pa.ArrowTypeError:  # see `may_be_number`
             return pa.array([None if text is None else str(text) for text in texts], type_)
     if is_single(kind, field, protocol):
         codes = pa.array(list(found), pa.int16())
@@ -232,19 +265,15 @@ def _singletons(codes: pa.Array) -> pa.Array:
 
 
 def _type(kind: Kind, field: Field, protocol: Protocol) -> Any:
+    low, high = bounds(kind, field, protocol)
+    whole = Annotated[int, msgspec.Meta(ge=low, le=high)]
     match field.sort:
         case "text":
-            return str | int if field.column == "id" else str
-        case "instant":
-            unit = unit_of(field, protocol)
-            first = EARLIEST // unit if field.required else 0
-            return Annotated[int, msgspec.Meta(ge=first, le=LATEST // unit)]
+            return str | int if may_be_number(field) else str
         case "codes":
             # Tuples of numbers, unlike lists, cost the garbage collector nothing.
-            return _Code if is_single(kind, field, protocol) else tuple[_Code, ...]
-        case "code":
-            return _SmallCode if SCHEMAS[kind].field(field.column).type == pa.int8() else _Code
-        case "count":
-            return _Count
+            return whole if is_single(kind, field, protocol) else tuple[whole, ...]
+        case "instant" | "code" | "count":
+            return whole
         case _:
             return _NotNegative

@@ -130,6 +130,10 @@ STREAM_ORDER: Mapping[Channel, tuple[str, ...]] = {
     "AM": ("sym", "v", "dv", "vw", "o", "c", "h", "l", "z", "s", "e"),
 }
 
+# What the stream carries beside that and no table holds: figures of the whole day, the average size, the end.
+_OF_A_BAR = ("av", "dav", "op", "a", "z", "e", "otc")
+NOT_KEPT: Mapping[Channel, tuple[str, ...]] = {"T": (), "Q": (), "A": _OF_A_BAR, "AM": _OF_A_BAR}
+
 
 @dataclass(frozen=True, slots=True)
 class Product:

@@ -6,7 +6,7 @@ A message is a JSON array of events; times in it are whole milliseconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -20,10 +20,16 @@ from tapelab.market.sessions import dates_of
 from tapelab.market.symbols import Market
 from tapelab.market.tables import SCHEMAS, conform
 from tapelab.massive.wire import columns
-from tapelab.massive.wire.fields import BAR_LENGTH, CHANNELS, STREAM_ORDER, Channel
+from tapelab.massive.wire.fields import BAR_LENGTH, CHANNELS, NOT_KEPT, STREAM_ORDER, Channel
 
 Status = dict[str, Any]
 StreamEvent = Quote | Trade | Bar | Status
+
+# The table that the events of each channel go to.
+TABLES: Mapping[Channel, str] = {"Q": "quotes", "T": "trades", "AM": "bars", "A": "bars_1s"}
+
+MAX_NAMES = 1000  # names of unknown events and fields that are told apart; further ones count as OTHERS
+OTHERS = "…"
 
 
 class _Status(msgspec.Struct, tag="status", tag_field="ev"):
@@ -35,16 +41,26 @@ class _Head(msgspec.Struct):
     ev: str
 
 
-_TradeEvent = columns.reading_class("TradeEvent", "trades", "stream", tag="T")
-_QuoteEvent = columns.reading_class("QuoteEvent", "quotes", "stream", tag="Q")
-_SecondEvent = columns.reading_class("SecondEvent", "bars", "stream", tag="A")
-_MinuteEvent = columns.reading_class("MinuteEvent", "bars", "stream", tag="AM")
+def _reading(name: str, channel: Channel) -> Any:
+    return columns.reading_class(name, CHANNELS[channel], "stream", tag=channel, not_kept=NOT_KEPT[channel])
+
+
+_TradeEvent = _reading("TradeEvent", "T")
+_QuoteEvent = _reading("QuoteEvent", "Q")
+_SecondEvent = _reading("SecondEvent", "A")
+_MinuteEvent = _reading("MinuteEvent", "AM")
+_CLASSES = {"Q": _QuoteEvent, "T": _TradeEvent, "AM": _MinuteEvent, "A": _SecondEvent}
 _Event: Any = _TradeEvent | _QuoteEvent | _SecondEvent | _MinuteEvent | _Status
 
 _message = columns.decoder_of_many(_Event)
 _raw_events = columns.decoder_of_many(msgspec.Raw)
 _event = msgspec.json.Decoder(_Event)
 _head = msgspec.json.Decoder(_Head)
+_keys = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_KNOWN = {
+    channel: {"ev", *(field.encode_name for field in msgspec.structs.fields(class_))}
+    for channel, class_ in _CLASSES.items()
+}
 
 _WRITERS = {c: columns.writing_class(f"{c}Event", STREAM_ORDER[c], tag=c) for c in STREAM_ORDER}
 
@@ -110,12 +126,14 @@ class FrameDecoder:
     """Messages of the stock stream in, tables out.
 
     `feed` takes messages as they came, `take` gives what has gathered since the last time. Nothing vanishes:
-    `unknown` counts the events of channels that have no table here, `malformed` those (or whole messages)
-    that are not what the protocol promises. Not for use by several threads at once.
+    `unknown` counts the events of channels that have no table here, `unknown_fields` the fields that the
+    vendor added to those that have one, `malformed` the events (or whole messages) that are not what the
+    protocol promises. Not for use by several threads at once.
     """
 
     def __init__(self) -> None:
         self.unknown: Counter[str] = Counter()
+        self.unknown_fields: Counter[tuple[Channel, str]] = Counter()
         self.malformed = 0
         self._kept: dict[Any, tuple[list[Any], list[int], list[int]]] = {}
         self._forget()
@@ -138,6 +156,10 @@ class FrameDecoder:
             arrivals.append(number)
             stamps.append(ts_recv)
         return statuses
+
+    def gathered(self) -> dict[str, int]:
+        """How many rows of each table have gathered since the last `take`."""
+        return {name: len(self._kept[_CLASSES[channel]][0]) for channel, name in TABLES.items()}
 
     def take(self) -> dict[str, pa.Table]:
         """What has gathered, in order of arrival: `quotes`, `trades`, `bars` (minutes) and `bars_1s`.
@@ -162,7 +184,7 @@ class FrameDecoder:
         return found
 
     def _forget(self) -> None:
-        self._kept = {kind: ([], [], []) for kind in (_QuoteEvent, _TradeEvent, _MinuteEvent, _SecondEvent)}
+        self._kept = {class_: ([], [], []) for class_ in _CLASSES.values()}
 
     def _read(self, payload: bytes) -> list[Any]:
         """Every event of a message in its place; None where it is not for us."""
@@ -182,19 +204,29 @@ class FrameDecoder:
             try:
                 yield _event.decode(raw)
             except columns.NOT_JSON:
-                self._count(raw)
-                yield None
+                yield self._read_odd(raw)
 
-    def _count(self, raw: msgspec.Raw) -> None:
+    def _read_odd(self, raw: msgspec.Raw) -> Any:
+        """An event with fields that are new to us; None, counted, for any other that we cannot read."""
         try:
             name = _head.decode(raw).ev
+            if name not in CHANNELS and name != "status":
+                _count(self.unknown, name, OTHERS)
+                return None
+            keys = _keys.decode(raw)
+            known = _KNOWN.get(name, set())
+            event = _event.decode(msgspec.json.encode({key: keys[key] for key in keys if key in known}))
         except columns.NOT_JSON:
             self.malformed += 1
-            return
-        if name in CHANNELS or name == "status":
-            self.malformed += 1
-        else:
-            self.unknown[name] += 1
+            return None
+        channel: Channel = name  # type: ignore[assignment]
+        for key in keys.keys() - known:
+            _count(self.unknown_fields, (channel, key), (channel, OTHERS))
+        return event
+
+
+def _count(counter: Counter[Any], name: Any, others: Any) -> None:
+    counter[name if name in counter or len(counter) < MAX_NAMES else others] += 1
 
 
 def decode_events(payload: bytes, *, ts_recv: int | None = None, arrival: int = 0) -> list[StreamEvent]:
