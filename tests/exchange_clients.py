@@ -15,8 +15,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tapelab.exchange import Exchange
-from tapelab.exchange.dayscript import DayScript
-from tapelab.exchange.script import Script
+from tapelab.exchange.stream.dayscript import DayScript
+from tapelab.exchange.stream.script import Script
 from tapelab.exchange.tape import Tape
 from test_exchange_tape import MINUTE
 

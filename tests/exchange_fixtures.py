@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from exchange_clients import Start
-from tapelab.exchange import Exchange, serve, speaker, stream
+from tapelab.exchange import Exchange, serve
+from tapelab.exchange.stream import app as stream
+from tapelab.exchange.stream import speaker
 from test_exchange_tape import folder_of
 
 

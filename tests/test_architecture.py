@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def test_the_page_uses_only_the_public_names():
 def test_every_room_stands_on_the_page():
     rooms = {room_of(name_of(path)) for path in MODULES} - {"", "__main__"}
     assert rooms == set(edges())
+
+
+def test_no_file_imports_itself_in_a_circle():
+    known = {name_of(path) for path in MODULES}
+    graph = {
+        name_of(path): {name if name in known else name.rpartition(".")[0] for name in imports(path)}
+        for path in MODULES
+    }
+    TopologicalSorter(graph).prepare()  # names the circle, if there is one
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

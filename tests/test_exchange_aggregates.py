@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapelab.exchange.aggregates import BASES, Page, Windows, fold, page
+from tapelab.exchange.rest.aggregates import BASES, Page, Windows, fold, page
 from tapelab.market import sessions, tables
 from tapelab.market.symbols import Market
 

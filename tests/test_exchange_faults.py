@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapelab.errors import UnknownName, UsageError
-from tapelab.exchange import faults, stream_faults
-from tapelab.exchange.faults import NO_FAULTS, Cut, Faults, Send, Stall, When
+from tapelab.exchange import faults
+from tapelab.exchange.faults import NO_FAULTS, Faults, When
+from tapelab.exchange.faults import stream as stream_faults
+from tapelab.exchange.faults.stream import Cut, Send, Stall
 
 Event = dict[str, object]
 

@@ -31,7 +31,8 @@ from websockets.sync.client import ClientConnection, connect
 import tapelab as tl
 from streams import until
 from tapelab.errors import MalformedAnswer, SourceError
-from tapelab.exchange import Exchange, http_faults, serve
+from tapelab.exchange import Exchange, serve
+from tapelab.exchange.faults import http as http_faults
 from tapelab.exchange.tape import TRADES
 from tapelab.massive import wire
 from test_exchange_tape import DAY, folder_of

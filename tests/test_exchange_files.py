@@ -21,7 +21,8 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
-from tapelab.exchange import Exchange, objects, serve
+from tapelab.exchange import Exchange, serve
+from tapelab.exchange.files import objects
 from tapelab.exchange.tape import DAY_BARS, MINUTE_BARS, PRODUCTS, QUOTES, TRADES
 from tapelab.massive import wire
 from tapelab.store.catalogue import from_tables

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapelab.exchange import objects, s3list, s3xml
-from tapelab.exchange.objects import Stored
-from tapelab.exchange.signature import Denied
+from tapelab.exchange.files import listing, objects, xml
+from tapelab.exchange.files.objects import Stored
+from tapelab.exchange.files.signature import Denied
 
 NAMES = st.text("ab/", min_size=1, max_size=6)
 MODIFIED = datetime(2024, 4, 6, 15, tzinfo=UTC)
@@ -30,7 +30,7 @@ def walked(
     query = {"prefix": prefix, "delimiter": delimiter, "max-keys": str(most)}
     query |= {"list-type": "2"} if second else {}
     while True:
-        page = ElementTree.fromstring(s3list.page("b", keys, s3list.Asked.of(query), stored))
+        page = ElementTree.fromstring(listing.page("b", keys, listing.Asked.of(query), stored))
         entries = [*page.findall("{*}Contents/{*}Key"), *page.findall("{*}CommonPrefixes/{*}Prefix")]
         assert len(entries) <= most
         found += [entry.text or "" for entry in page.findall("{*}Contents/{*}Key")]
@@ -90,5 +90,5 @@ def test_a_range_is_a_slice(content: bytes, first: int | None, last: int | None)
 
 @given(st.text())
 def test_whatever_a_client_sends_fits_into_xml(text: str) -> None:
-    page = ElementTree.fromstring(s3xml.error("NoSuchKey", text, resource="/", request_id="0", Key=text))
+    page = ElementTree.fromstring(xml.error("NoSuchKey", text, resource="/", request_id="0", Key=text))
     assert len(page.findtext("Key", "")) <= len(text)

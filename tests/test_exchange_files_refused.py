@@ -15,7 +15,8 @@ import botocore.credentials
 import httpx
 import pytest
 
-from tapelab.exchange import Exchange, serve, signature
+from tapelab.exchange import Exchange, serve
+from tapelab.exchange.files import signature
 from tapelab.market import clock
 from test_exchange_tape import folder_of
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapelab.exchange.reference import split_factors
+from tapelab.exchange.rest.reference import split_factors
 from tapelab.exchange.tape import DAY_BARS, FlatFileTape, simulated
 from tapelab.market import adjust, bars, conditions, sessions
 from tapelab.market.symbols import Market

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tapelab.exchange import Exchange, serve
 from tapelab.exchange.plans import plan_named
-from tapelab.exchange.rest import ROUTES
+from tapelab.exchange.rest.app import ROUTES
 from tapelab.exchange.tape import FlatFileTape, simulated
 from test_exchange_reference import DIVIDENDS, EVENTS, SPLITS, TICKERS, tape_with
 from test_exchange_snapshots import CLOSE, END, MIDNIGHT, OPEN, asked

@@ -15,11 +15,22 @@ import pytest
 
 from exchange_clients import told
 from tapelab.errors import Damaged
-from tapelab.exchange import opening, sorting, tape
-from tapelab.exchange.dayscript import DayScript
-from tapelab.exchange.longscript import LongScript
-from tapelab.exchange.script import Topics
-from tapelab.exchange.tape import TRADES, FlatFileTape, Tape, simulated
+from tapelab.exchange import opening
+from tapelab.exchange.stream.dayscript import DayScript
+from tapelab.exchange.stream.longscript import LongScript
+from tapelab.exchange.stream.script import Topics
+from tapelab.exchange.tape import (
+    DAY_BARS,
+    MINUTE_BARS,
+    PRODUCTS,
+    QUOTES,
+    TRADES,
+    FlatFileTape,
+    Tape,
+    simulated,
+    sorting,
+)
+from tapelab.exchange.tape import folder as tape_folder
 from tapelab.market import sessions
 from tapelab.market.symbols import Market
 from tapelab.massive import wire
@@ -38,8 +49,8 @@ def folder(tmp_path: Path) -> FlatFileTape:
 
 def long_script(folder: FlatFileTape, day: date, memory: int, *span: int | None) -> LongScript:
     """The day, read from a sort on the disk whatever its size."""
-    paths = {p: folder.raw(p, day) if day in folder.days(p) else None for p in (tape.QUOTES, TRADES)}
-    ticks = sorting.sort_day(quotes=paths[tape.QUOTES], trades=paths[TRADES], day=day, memory=memory)
+    paths = {p: folder.raw(p, day) if day in folder.days(p) else None for p in (QUOTES, TRADES)}
+    ticks = sorting.sort_day(quotes=paths[QUOTES], trades=paths[TRADES], day=day, memory=memory)
     return LongScript(folder, ticks, day, *span)
 
 
@@ -126,12 +137,12 @@ def simulated_folder(path: Path, *, minutes: bool) -> FlatFileTape:
     day = market.days(TRADES)[-1]
     session = sessions.session(Market.STOCKS, day)
     assert session is not None
-    for product in tape.PRODUCTS:
-        if product == tape.MINUTE_BARS and not minutes:
+    for product in PRODUCTS:
+        if product == MINUTE_BARS and not minutes:
             continue
         table = market.table(product, day)
         stamps = table.column("timestamp" if "timestamp" in table.column_names else "ts_event").to_numpy()
-        if product != tape.DAY_BARS:
+        if product != DAY_BARS:
             table = table.filter(
                 (stamps >= session.open - 15 * MINUTE) & (stamps < session.open + 30 * MINUTE)
             )
@@ -166,7 +177,7 @@ def test_large_days_are_sorted_on_the_disk_and_small_ones_are_not(
 ) -> None:
     assert folder.sorted_ticks(DAY) is None
     assert isinstance(opening.script_of(folder, DAY, None, None), DayScript)
-    monkeypatch.setattr(tape, "LARGE", 100)
+    monkeypatch.setattr(tape_folder, "LARGE", 100)
     large = opening.script_of(folder, DAY, None, None)
     assert isinstance(large, LongScript)
     assert told(large, *EVERYTHING) == told(DayScript(folder, DAY), *EVERYTHING)
@@ -245,7 +256,8 @@ SPEAK = """
 import json, resource, sys
 from pathlib import Path
 from websockets.sync.client import connect
-from tapelab.exchange import serve, sorting, tape
+from tapelab.exchange import serve
+from tapelab.exchange.tape import folder, sorting
 
 def peak():
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -262,7 +274,7 @@ def hear(folder, count):
             heard += ws.recv(decode=False).count(b'{"ev":"Q"')
         return heard
 
-tape.LARGE, sorting.MEMORY = 0, int(sys.argv[3])
+folder.LARGE, sorting.MEMORY = 0, int(sys.argv[3])
 hear(sys.argv[1], 1_000)
 before = peak()
 print(hear(sys.argv[2], 5_000_000), peak() - before)
@@ -273,7 +285,7 @@ print(hear(sys.argv[2], 5_000_000), peak() - before)
 @pytest.mark.parametrize("memory", [32 << 20, 128 << 20])
 def test_five_million_quotes_are_said_in_the_memory_that_was_given(tmp_path: Path, memory: int) -> None:
     for name, count in (("small", 1_000), ("large", 5_000_000)):
-        file = tmp_path / name / wire.file_key(tape.QUOTES, SORTED_DAY)
+        file = tmp_path / name / wire.file_key(QUOTES, SORTED_DAY)
         file.parent.mkdir(parents=True)
         write_quotes(file, count)
     program = [sys.executable, "-c", SPEAK, str(tmp_path / "small"), str(tmp_path / "large"), str(memory)]

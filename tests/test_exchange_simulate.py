@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tapelab.exchange.simulate import INSTRUMENTS, SimulatedMarket
+from tapelab.exchange.tape.simulate import INSTRUMENTS, SimulatedMarket
 from tapelab.market import bars, sessions, symbols
 from tapelab.market.sessions import Session
 

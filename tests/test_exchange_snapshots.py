@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tapelab.exchange.plans import EVERYTHING, Plan, plan_named
-from tapelab.exchange.rest import Rest
+from tapelab.exchange.rest.app import Rest
 from tapelab.exchange.tape import DAY_BARS, MINUTE_BARS, QUOTES, TRADES, FlatFileTape, Tape, simulated
 from tapelab.market import sessions
 from tapelab.market.symbols import Market

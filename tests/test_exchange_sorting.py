@@ -22,7 +22,7 @@ from isal import igzip
 from pyarrow import csv
 
 from tapelab.errors import Damaged, Unwritable, UsageError
-from tapelab.exchange.sorting import LEAST_MEMORY, READING, sort_day
+from tapelab.exchange.tape.sorting import LEAST_MEMORY, READING, sort_day
 from tapelab.market import sessions, tables
 from tapelab.market.clock import HOUR
 from tapelab.market.replay import in_order_of_arrival
@@ -223,7 +223,7 @@ def test_a_killed_sort_leaves_nothing_on_the_disk(tmp_path):
 import os, signal
 from datetime import date
 from pathlib import Path
-from tapelab.exchange.sorting import sort_day
+from tapelab.exchange.tape.sorting import sort_day
 source, folder = Path({str(quotes)!r}), Path({str(spilled)!r})
 day = sort_day(quotes=source, trades=None, day=date(2025, 10, 2), folder=folder)
 next(day.stretches())
@@ -238,7 +238,7 @@ MEASURE = """
 import resource, sys
 from datetime import date
 from pathlib import Path
-from tapelab.exchange.sorting import sort_day
+from tapelab.exchange.tape.sorting import sort_day
 
 def peak():
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -30,7 +30,8 @@ from exchange_clients import (
     said_on,
     script_of,
 )
-from tapelab.exchange import Exchange, stream
+from tapelab.exchange import Exchange
+from tapelab.exchange.stream import app as stream
 from tapelab.exchange.tape import FlatFileTape, Tape
 from test_exchange_tape import DAY, MINUTE, OPEN
 

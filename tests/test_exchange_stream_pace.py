@@ -26,7 +26,9 @@ from exchange_clients import (
     said_on,
     script_of,
 )
-from tapelab.exchange import Exchange, client, speaker, stream
+from tapelab.exchange import Exchange
+from tapelab.exchange.stream import app as stream
+from tapelab.exchange.stream import client, speaker
 from tapelab.exchange.tape import QUOTES, TRADES
 from tapelab.market import replay
 from tapelab.massive import wire

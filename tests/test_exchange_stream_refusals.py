@@ -12,7 +12,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from exchange_clients import Event, Start, ask, connected, everything, heard, run, said
-from tapelab.exchange import Exchange, stream
+from tapelab.exchange import Exchange
+from tapelab.exchange.stream import app as stream
 
 pytest_plugins = "exchange_fixtures"
 

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pytest
 
 from tapelab.errors import Damaged, ServeError
-from tapelab.exchange.dayscript import DayScript
-from tapelab.exchange.script import Script
+from tapelab.exchange.opening import tape_of_dataset
+from tapelab.exchange.stream.dayscript import DayScript
+from tapelab.exchange.stream.script import Script
 from tapelab.exchange.tape import (
     DAY_BARS,
     MINUTE_BARS,
@@ -24,7 +25,6 @@ from tapelab.exchange.tape import (
     TRADES,
     DatasetTape,
     FlatFileTape,
-    of_dataset,
     simulated,
 )
 from tapelab.market import bars, sessions, tables
@@ -112,18 +112,18 @@ def test_files_are_served_as_they_lie_on_the_disk(folder: FlatFileTape) -> None:
 
 
 def test_a_folder_without_reference_data_says_that_it_does_not_know(folder: FlatFileTape) -> None:
-    assert folder.splits() is None
-    assert folder.dividends() is None
+    assert folder.reference("splits") is None
+    assert folder.reference("dividends") is None
 
 
 def test_reference_data_beside_the_products_is_read(folder: FlatFileTape) -> None:
     rows = [{"ticker": "AAPL", "execution_date": "2024-04-04", "split_from": 1, "split_to": 2}]
     (folder.folder / "reference").mkdir()
     (folder.folder / "reference/splits.json").write_text(json.dumps(rows))
-    assert folder.splits() == rows
+    assert folder.reference("splits") == rows
     (folder.folder / "reference/dividends.json").write_text('{"not": "rows"')
     with pytest.raises(Damaged, match="array"):
-        folder.dividends()
+        folder.reference("dividends")
 
 
 def test_bars_know_their_vwap_only_where_the_tape_has_trades(folder: FlatFileTape) -> None:
@@ -172,7 +172,7 @@ def test_the_simulated_bars_are_those_of_its_trades() -> None:
     assert tape.days(TRADES) == tape.days(MINUTE_BARS)[-3:]
     assert tape.simulated
     assert tape.identity == "simulated seed=7"
-    assert tape.splits() == tape.dividends() == []
+    assert tape.reference("splits") == tape.reference("dividends") == []
 
 
 def test_a_dataset_is_spoken_in_the_order_in_which_it_arrived() -> None:
@@ -220,9 +220,9 @@ def test_a_recorded_dataset_comes_back_as_stream_and_files(tmp_path: Path) -> No
     trades = wire.as_streamed(ticks.trades.slice(0, 5_000), "T")
     with use(Settings.load(home=tmp_path)):
         from_tables("morning", quotes=quotes, trades=trades, source="live", provenance={"simulated": True})
-        dataset = of_dataset("morning")
+        dataset = tape_of_dataset("morning")
         with pytest.raises(ServeError, match="'evening'") as caught:
-            of_dataset("evening")
+            tape_of_dataset("evening")
         assert caught.value.remedy
     assert dataset.simulated
     for product, table in ((QUOTES, quotes), (TRADES, trades)):

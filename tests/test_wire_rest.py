@@ -266,9 +266,10 @@ def test_dividends_are_read_and_written(shared: Path) -> None:
     for dividend, row, written in zip(
         dividends, sent["results"], wire.encode_dividends(dividends), strict=True
     ):
-        assert (dividend.symbol, dividend.ex_dividend_date.isoformat()) == (
+        assert (dividend.symbol, dividend.ex_dividend_date.isoformat(), dividend.currency) == (
             row["ticker"],
             row["ex_dividend_date"],
+            row.get("currency", "USD"),
         )
         assert Decimal(repr(dividend.cash_amount)) == Decimal(str(row["cash_amount"]))
         assert json.loads(written).items() <= {"currency": "USD", **row}.items()

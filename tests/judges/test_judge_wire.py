@@ -132,6 +132,8 @@ def test_a_rest_answer_is_read_as_it_stands_on_paper(exchange: Exchange, paper: 
         page = wire.decode_page(body, KINDS[product], symbol=symbol)
         assert cut(page.table, expected[0]) == expected
         assert (page.next_url, page.count) == (None, len(expected))
+        if product != "minute_aggs_v1":
+            assert page.table["arrival"].to_pylist() == list(range(len(expected)))
         assert page.request_id == json.loads(body)["request_id"]
 
 

@@ -9,23 +9,23 @@ from datetime import date, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tapelab.errors import BadRange, ServeError, UsageError
+from tapelab.errors import BadRange, DatasetNotFound, ServeError, UsageError
 from tapelab.exchange.plans import Account, plan_named
 from tapelab.exchange.tape import (
     MINUTE_BARS,
     PRODUCTS,
     QUOTES,
     TRADES,
+    DatasetTape,
     FlatFileTape,
     Tape,
-    of_dataset,
     simulated,
 )
 from tapelab.market import clock, sessions
 from tapelab.market.symbols import Market
 
 if TYPE_CHECKING:
-    from tapelab.exchange.script import Script
+    from tapelab.exchange.stream.script import Script
     from tapelab.store.dataset import Dataset
 
 MAX_PORT = 65_535
@@ -49,13 +49,27 @@ def tape_of(
     if follow and dataset is None:
         raise UsageError("Only a recording can be followed.", remedy="Name it with dataset=.")
     if dataset is not None:
-        return of_dataset(dataset, follow=follow)
+        return tape_of_dataset(dataset, follow=follow)
     if flat_files is not None:
         folder = Path(flat_files).expanduser()
         if not folder.is_dir():
             raise ServeError(f"There is no folder {folder}.", remedy="Name a folder in the vendor's layout.")
         return FlatFileTape(folder)
     return simulated(seed)
+
+
+def tape_of_dataset(name: str | Path | Dataset, *, follow: bool = False) -> DatasetTape:
+    """The tape of a dataset, given by name, path or itself; `follow`: of a recording that still grows."""
+    from tapelab.exchange.tape.growing import GrowingTape
+    from tapelab.store.dataset import open_dataset
+
+    kind = GrowingTape if follow else DatasetTape
+    if not isinstance(name, str | Path):
+        return kind(name)
+    try:
+        return kind(open_dataset(name))
+    except DatasetNotFound as cause:
+        raise ServeError(cause.message, remedy=cause.remedy) from cause
 
 
 def day_of(tape: Tape, day: date | str | None) -> date:
@@ -110,14 +124,6 @@ def start_of(day: date) -> int:
     return bounds_of(day)[0] if session is None else session.start
 
 
-def end_of(tape: Tape) -> int:
-    """When everything on the tape has happened, ns UTC."""
-    day = day_of(tape, None)
-    last = max((days[-1] for product in PRODUCTS if (days := tape.days(product))), default=day)
-    session = sessions.session(Market.STOCKS, last)
-    return bounds_of(last)[1] if session is None else session.end
-
-
 def speed_of(speed: float) -> float:
     """A speed that makes sense."""
     if not 0 <= speed < float("inf"):
@@ -148,9 +154,10 @@ def accounts_of(
 
 def script_of(tape: Tape, day: date, start: int | None, until: int | None) -> Script:
     """What is said on a day: from memory, from a sort on the disk, or from a recording that still grows."""
-    from tapelab.exchange.dayscript import DayScript
-    from tapelab.exchange.following import GrowingScript, GrowingTape
-    from tapelab.exchange.longscript import LongScript
+    from tapelab.exchange.stream.dayscript import DayScript
+    from tapelab.exchange.stream.growing import GrowingScript
+    from tapelab.exchange.stream.longscript import LongScript
+    from tapelab.exchange.tape.growing import GrowingTape
 
     if isinstance(tape, GrowingTape):
         return GrowingScript(tape)

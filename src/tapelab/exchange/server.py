@@ -130,8 +130,8 @@ class Exchange:
         host: str,
         ports: tuple[int, int, int],
     ) -> None:
-        from tapelab.exchange.stream import Stream
-        from tapelab.exchange.tapeclock import TapeClock
+        from tapelab.exchange.stream.app import Stream
+        from tapelab.exchange.stream.tapeclock import TapeClock
 
         self.tape = tape
         self.day = day
@@ -143,7 +143,7 @@ class Exchange:
         self._accounts = {account.api_key: account for account in accounts}
         self._faults = faults
         self._follow = follow
-        self._end = opening.end_of(tape)
+        self._end = tape.end
         self._sockets = opening.listen(host, ports)
         shown = HOST if host in _WILDCARDS else f"[{host}]" if ":" in host else host
         rest, ws, s3 = (sock.getsockname()[1] for sock in self._sockets)
@@ -359,7 +359,7 @@ class Exchange:
 
     def _rest_door(self) -> ASGIApp:
         from tapelab.exchange import control, doors, sights
-        from tapelab.exchange.rest import Rest
+        from tapelab.exchange.rest.app import Rest
 
         apps: dict[str, ASGIApp] = {}
         for key, account in self._accounts.items():
@@ -371,7 +371,7 @@ class Exchange:
 
     def _files_door(self) -> ASGIApp:
         from tapelab.exchange import doors, sights
-        from tapelab.exchange.files import Files
+        from tapelab.exchange.files.app import Files
 
         apps: dict[str, ASGIApp] = {}
         for account in self._accounts.values():

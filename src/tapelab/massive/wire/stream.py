@@ -110,7 +110,7 @@ def as_streamed(table: pa.Table, channel: Channel) -> pa.Table:
                 out[name] = column
         elif field.sort == "instant":
             unit = field.stream_unit
-            out[name] = _zero_is_null(pc.multiply(pc.divide(column, unit), unit), field.zero_is_null)
+            out[name] = pc.multiply(pc.divide(column, unit), unit)
         elif field.sort == "size":
             sizes = columns.to_decimals(column)
             out[name] = pc.trunc(sizes) if field.stream_exact is None else sizes
@@ -118,7 +118,7 @@ def as_streamed(table: pa.Table, channel: Channel) -> pa.Table:
             lists = columns.split_codes(columns.joined_codes(column.combine_chunks()))
             out[name] = pc.list_slice(lists, 0, 1) if columns.is_single(kind, field, "stream") else lists
         else:
-            out[name] = _zero_is_null(column, field.zero_is_null)
+            out[name] = column
     return conform(pa.table(out), SCHEMAS[kind]).replace_schema_metadata(table.schema.metadata)
 
 
@@ -295,7 +295,3 @@ def _average_size(bars: pa.Table) -> pa.ChunkedArray:
     trades = bars.column("transactions")
     known = pc.if_else(pc.greater(trades, 0), trades, None)
     return pc.floor(pc.divide(bars.column("volume"), known.cast(pa.float64()))).cast(pa.int64())
-
-
-def _zero_is_null(column: pa.ChunkedArray, zero_is_null: bool) -> pa.ChunkedArray:
-    return pc.if_else(pc.equal(column, pa.scalar(0, column.type)), None, column) if zero_is_null else column

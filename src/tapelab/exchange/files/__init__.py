@@ -1,0 +1,1 @@
+"""Flat files by S3: `app.py` is the door."""
