@@ -105,14 +105,14 @@ def _straightened(order: Ints, when: Ints, ways: Sequence[Ints]) -> Ints:
     """`order` (by `when`), with events that come at the same moment in the order of their ways."""
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    turned = [when[way[:-1][np.diff(rank[way]) < 0]] for way in ways]
-    sorted_when = when[order]
-    for moment in np.unique(np.concatenate(turned)):
-        begin, end = np.searchsorted(sorted_when, [moment, moment + 1])
+    turned = np.unique(np.concatenate([when[way[:-1][np.diff(rank[way]) < 0]] for way in ways]))
+    spans = np.searchsorted(when[order], np.stack([turned, turned + 1])).T.tolist()
+    parts = [np.searchsorted(when[way], np.stack([turned, turned + 1])).T.tolist() for way in ways]
+    for n, (begin, end) in enumerate(spans):
         after: dict[int, list[int]] = {}
         before: Counter[int] = Counter()
-        for way in ways:
-            start, stop = np.searchsorted(when[way], [moment, moment + 1])
+        for way, part in zip(ways, parts, strict=True):
+            start, stop = part[n]
             for one, next_ in itertools.pairwise(way[start:stop].tolist()):
                 after.setdefault(one, []).append(next_)
                 before[next_] += 1
