@@ -29,9 +29,10 @@ from tapelab.market.symbols import Market
 from tapelab.massive.feed import topics_of
 from tapelab.settings import Settings, current
 from tapelab.store import growing, journal
-from tapelab.store.dataset import Dataset, bars_of, folder_of, list_datasets, open_dataset
+from tapelab.store.dataset import Dataset, folder_of, list_datasets, open_dataset
 from tapelab.store.growing import Growing
 from tapelab.store.segments import is_held, lock_path
+from tapelab.store.shaping import bars_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,7 +210,7 @@ class MassiveConnector:
         source = self._growing or self._dataset
         if source is None:
             raise RecordingError("Nothing is recorded yet.", remedy="Call enable_recording() first.")
-        bars = bars_of(source.table, Interval.parse(resample_interval), Market(self._market))
+        bars = bars_of(source.table, Interval.any(resample_interval), Market(self._market))
         frame: pd.DataFrame = tables.to_frame(bars)
         return frame
 

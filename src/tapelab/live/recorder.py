@@ -19,8 +19,9 @@ from tapelab.market.symbols import Market
 from tapelab.massive.feed import CHANNELS, topics_of
 from tapelab.settings import Settings, current
 from tapelab.store import catalogue, files, growing, manifest, parts
-from tapelab.store.dataset import Dataset, bars_of, check_name, folder_of, open_dataset
+from tapelab.store.dataset import Dataset, check_name, folder_of, open_dataset
 from tapelab.store.growing import Growing
+from tapelab.store.shaping import bars_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,7 +160,7 @@ class WebSocketDataRecorder:
 
     def get_dataframe(self, resample_interval: str = "1min") -> pd.DataFrame:
         """OHLCV bars of what was recorded so far: of the trades, without them of the quotes' mid prices."""
-        interval = Interval.parse(resample_interval)
+        interval = Interval.any(resample_interval)
         source = self._growing or self._dataset
         if source is None:
             raise RecordingError("Nothing is recorded yet.", remedy="Call start() first.")
@@ -172,7 +173,7 @@ class WebSocketDataRecorder:
         `append`: where a dataset of that name is there already, the recording goes behind it as a new
         version. Raises `NoData` where nothing was received, `UsageError` where the name is taken.
         """
-        interval = Interval.parse(resample_interval)
+        interval = Interval.any(resample_interval)
         recorded = self._finished()
         target = recorded.path.parent / check_name(name)
         if manifest.versions(target) and target != recorded.path:
@@ -204,7 +205,7 @@ class WebSocketDataRecorder:
         """
         if not isinstance(dataset, Dataset):
             dataset = open_dataset(dataset, settings=self._settings)
-        return self._append(dataset, Interval.parse(resample_interval))
+        return self._append(dataset, Interval.any(resample_interval))
 
     def _append(self, target: Dataset, interval: Interval) -> Path:
         recorded = self._finished()

@@ -18,7 +18,8 @@ from tapelab.market.events import Bar, Event
 from tapelab.market.intervals import Interval
 from tapelab.settings import Settings, current
 from tapelab.store import catalogue
-from tapelab.store.dataset import Dataset, bars_of, folder_of, open_dataset, paced
+from tapelab.store.dataset import Dataset, folder_of, open_dataset
+from tapelab.store.shaping import bars_of, paced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +114,7 @@ class ReplayConnector:
 
     def get_recorded_dataframe(self, resample_interval: str = "1min") -> pd.DataFrame:
         """OHLCV bars of what was recorded so far, or of the last recording."""
-        interval, market = Interval.parse(resample_interval), self._played.market
+        interval, market = Interval.any(resample_interval), self._played.market
         if self._asked is not None:
             names, _, after = self._asked
             bars = bars_of(lambda kind: self._stretch(kind, names, after), interval, market)

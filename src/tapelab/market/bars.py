@@ -180,7 +180,7 @@ def _floor(ts: npt.NDArray[np.int64], interval: Interval, market: Market) -> npt
     Minutes and hours are multiples from the exchange's midnight, on its wall clock (so a 4h bar starts at
     04:00, 08:00, … New York in summer and winter). Weeks start on Sunday, months on the first.
     """
-    if interval.ns is not None and interval.ns <= HOUR:
+    if interval.ns is not None and HOUR % interval.ns == 0:
         return ts - ts % interval.ns
     dates = sessions.dates_of(market, ts)
     if interval.text == "1w":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,23 @@ class Interval:
             raise UnknownInterval(near.message, remedy=f"{near.remedy} Known: {_KNOWN}.", interval=text)
         return found
 
+    @classmethod
+    def any(cls, text: str | Interval) -> Interval:
+        """The same, and of seconds, minutes and hours any number that divides a day: `10s`, `3m`, `2h`.
+
+        For what is built from ticks; the vendor's own bars come as `parse` knows them.
+        """
+        match = None if isinstance(text, Interval) else _COUNTED.fullmatch(str(text).lower().replace(" ", ""))
+        if isinstance(text, Interval) or match is None:
+            return cls.parse(text)
+        unit = next((unit for unit in "smh" if match[2] in _UNITS[unit]), None)
+        length = int(match[1]) * _LENGTHS[unit] if unit else 0
+        if unit is None or length == 0 or length >= DAY or DAY % length:
+            return cls.parse(text)
+        shortest = next(u for u in "hms" if length % _LENGTHS[u] == 0)
+        found = f"{length // _LENGTHS[shortest]}{shortest}"
+        return _SPELLINGS.get(found) or cls(found, length, "1m" if length % MINUTE == 0 else "1s")
+
     def __str__(self) -> str:
         return self.text
 
@@ -51,6 +69,8 @@ INTERVALS = (
     Interval("1mo", None, "1d"),
 )
 
+_COUNTED = re.compile(r"(\d{1,5})([a-z]+)")
+_LENGTHS = {"s": SECOND, "m": MINUTE, "h": HOUR}
 _KNOWN = " ".join(i.text for i in INTERVALS)
 _UNITS = {
     "s": ("s", "sec", "second"),

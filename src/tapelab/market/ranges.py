@@ -43,19 +43,8 @@ def resolve(start: Moment, end: Moment, market: Market = Market.STOCKS) -> Range
     An end in the future is cut to now; a start in the future, an end before the start, and a range
     without a single session are refused.
     """
-    zone = ZoneInfo(sessions.zone(market))
-    first = _parse(start, "start")
-    last = _parse(end, "end")
-    begins = _instant(first, zone) if isinstance(first, datetime) else sessions.day_start(market, first)
-    if isinstance(last, datetime):
-        ends = _instant(last, zone)
-    else:
-        ends = sessions.day_start(market, last + timedelta(days=1))
+    begins, ends = bounds(start, end, market)
     facts = {"start": str(start), "end": str(end)}
-    if ends <= begins:
-        raise BadRange(
-            f"The range ends ({end}) before it starts ({start}).", remedy="Swap start and end.", **facts
-        )
     now = clock.now()
     if begins > now:
         raise BadRange(
@@ -77,6 +66,26 @@ def resolve(start: Moment, end: Moment, market: Market = Market.STOCKS) -> Range
             **facts,
         )
     return found
+
+
+def bounds(start: Moment, end: Moment, market: Market) -> tuple[int, int]:
+    """From `start` to before `end` (ns UTC), whenever that is. Raises `BadRange`."""
+    zone = ZoneInfo(sessions.zone(market))
+    first = _parse(start, "start")
+    last = _parse(end, "end")
+    begins = _instant(first, zone) if isinstance(first, datetime) else sessions.day_start(market, first)
+    if isinstance(last, datetime):
+        ends = _instant(last, zone)
+    else:
+        ends = sessions.day_start(market, last + timedelta(days=1))
+    if ends <= begins:
+        raise BadRange(
+            f"The range ends ({end}) before it starts ({start}).",
+            remedy="Swap start and end.",
+            start=str(start),
+            end=str(end),
+        )
+    return begins, ends
 
 
 def _parse(moment: Moment, name: str) -> date | datetime:

@@ -11,7 +11,7 @@ import itertools
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import pyarrow as pa
 
-from tapelab.errors import Damaged, DatasetNotFound, NoData, StoreError, TapelabError, UnknownName, UsageError
-from tapelab.market import bars as market_bars
+from tapelab.errors import Damaged, DatasetNotFound, StoreError, TapelabError, UnknownName, UsageError
 from tapelab.market import clock, replay, sessions, tables
-from tapelab.market.events import Bar, Event, Gap
+from tapelab.market.events import Event, Gap
 from tapelab.market.intervals import Interval
+from tapelab.market.ranges import Moment
 from tapelab.market.symbols import Market
 from tapelab.market.tables import Frame
 from tapelab.settings import Settings, current
 from tapelab.store import manifest, parts
 from tapelab.store.columns import KINDS, Decoder, Position
 from tapelab.store.growing import JOURNAL, finish_killed, peek
-from tapelab.store.manifest import Filled, Heard, Manifest, Mark, Segment
+from tapelab.store.manifest import Filled, Heard, Manifest, Mark, Segment, Version
 from tapelab.store.overlay import Overlay, begin, tick_parts
-from tapelab.store.segments import Hole, RecordReader, numbers
+from tapelab.store.shaping import Kind, bar_length, bars_of, paced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,6 +147,20 @@ class Dataset:
         return self._manifest.filled
 
     @property
+    def complete(self) -> bool:
+        """Whether nothing is lacking: it has ended, and has no gap that was not healed for good."""
+        healed = {(one.start, one.end): True for one in self.filled}
+        healed |= {(one.start, one.end): False for one in self.filled if one.open or not one.final}
+        return not self.growing and all(
+            healed.get((gap.start, gap.end), False) for gap in self._manifest.gaps
+        )
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """Every version that there is, the oldest first, and what made it; `open_dataset(…, version=N)`."""
+        return manifest.history(self.path)
+
+    @property
     def tags(self) -> tuple[str, ...]:
         return self._manifest.tags
 
@@ -193,22 +207,44 @@ class Dataset:
 
     @overload
     def bars(
-        self, interval: str = ..., *, view: View = ..., frame: Literal["pandas"] = "pandas"
+        self,
+        interval: str = ...,
+        *,
+        of: Kind | None = ...,
+        view: View = ...,
+        frame: Literal["pandas"] = "pandas",
     ) -> pd.DataFrame: ...
     @overload
-    def bars(self, interval: str = ..., *, view: View = ..., frame: Literal["polars"]) -> pl.DataFrame: ...
+    def bars(
+        self, interval: str = ..., *, of: Kind | None = ..., view: View = ..., frame: Literal["polars"]
+    ) -> pl.DataFrame: ...
     @overload
-    def bars(self, interval: str = ..., *, view: View = ..., frame: Literal["arrow"]) -> pa.Table: ...
-    def bars(self, interval: str = "1m", *, view: View = "received", frame: Frame = "pandas") -> Any:
-        """Bars built from the trades; from the quotes' mid prices where there are none.
+    def bars(
+        self, interval: str = ..., *, of: Kind | None = ..., view: View = ..., frame: Literal["arrow"]
+    ) -> pa.Table: ...
+    def bars(
+        self,
+        interval: str = "1m",
+        *,
+        of: Kind | None = None,
+        view: View = "received",
+        frame: Frame = "pandas",
+    ) -> Any:
+        """Bars of any interval that divides a day (`10s`, `5m`), or of days, weeks and months.
 
-        A dataset of bars alone gives those, or longer ones. The fact `built_from` says which.
+        `of`: built from the `"trades"`, or from the mid prices of the `"quotes"`; without it from trades, or
+        where there are none from quotes. A dataset of bars alone gives those, or longer ones. The fact
+        `built_from` says which it was.
         """
-        return tables.to_frame(self.bar_table(interval, view), frame)
+        return tables.to_frame(self.bar_table(interval, view, of), frame)
 
-    def bar_table(self, interval: str | Interval, view: View = "received") -> pa.Table:
+    def bar_table(
+        self, interval: str | Interval, view: View = "received", of: Kind | None = None
+    ) -> pa.Table:
         """`bars` as an Arrow table with int64 ns times."""
-        return bars_of(partial(self.table, view=view), Interval.parse(interval), self.market)
+        recorded = str(self.provenance.get("interval", "1m"))
+        whole = partial(self.table, view=view)
+        return bars_of(whole, Interval.any(interval), self.market, of, recorded=recorded)
 
     def table(self, kind: str, view: View = "received") -> pa.Table:
         """All rows of a kind (`quotes`, `trades`, `bars`) as an Arrow table; ticks in order of arrival."""
@@ -257,28 +293,31 @@ class Dataset:
     def verify(self) -> int:
         """Check every file against its checksum, and the journal from its first record to its last.
 
-        Gives the number of files that were checked. Raises `Damaged` that names each one that is missing or
-        not what was written (`facts["problems"]`).
+        Gives the number of files that were checked. Raises `Damaged` that names each one that is missing,
+        foreign, or not what was written (`facts["problems"]`).
         """
-        known = self._manifest
-        problems = [parts.check_segment(self.path, s) for s in (*known.segments, *known.overlay)]
-        checked = len(problems)
-        for journaled in known.journals:
-            found, bad = _check_journal(self.path / journaled.folder, journaled.last)
-            checked, problems = checked + found, problems + bad
-        problems = [problem for problem in problems if problem]
+        from tapelab.store import upkeep
+
+        found = list(upkeep.check(self))
+        problems = [problem for problem in found if problem]
         if problems:
             more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise Damaged(
                 f"The dataset {self.name} is not what was written: {'; '.join(problems[:3])}{more}.",
-                remedy="Restore these files from a backup.",
+                remedy="Restore these files from a backup; take away what is foreign.",
                 problems=problems,
             )
-        return checked
+        return len(found)
 
     def latest(self) -> Dataset:
         """The dataset as it is now: its newest version, and what a recording under way has gained."""
         return open_dataset(self.path if self.path.exists() else self._renamed())
+
+    def remove(self) -> None:
+        """Take the dataset away, every version of it. Raises `Locked` while it is recorded."""
+        from tapelab.store import upkeep
+
+        upkeep.remove(self)
 
     def tag(self, *tags: str) -> Dataset:
         """The dataset with tags added: a new version of it."""
@@ -292,6 +331,19 @@ class Dataset:
             return self
         change = f"tagged {', '.join(tag for tag in more if tag not in self.tags)}"
         return Dataset(self.path, manifest.next_version(self.path, self._manifest, change=change, tags=more))
+
+    def mark(
+        self, label: str, start: Moment, end: Moment, *, symbol: str = "", fitted_on: str = ""
+    ) -> Dataset:
+        """The dataset with a labelled stretch of the exchange's time: a new version of it.
+
+        `start` and `end` as everywhere: a date is the whole day, a datetime an instant, the end excluded.
+        `symbol`: of one symbol only. `fitted_on`: which data the label was learned from; whoever tests on
+        these must not test on that. Raises `BadRange` where the stretch lies outside the dataset.
+        """
+        from tapelab.store import marking
+
+        return marking.marked(self, [marking.made(self, label, start, end, symbol, fitted_on)])
 
     def merge(self, *others: Dataset | str | Path, name: str) -> Dataset:
         """This dataset and others as a new one called `name`: other symbols, a second machine, a second day.
@@ -314,7 +366,7 @@ class Dataset:
         ticks = tick_parts(self._manifest.segments)
         if not ticks and not self.growing:
             bars = self.table("bars", "healed" if overlay else "received")
-            yield from replay.bars(bars, _bar_length(self.provenance))
+            yield from replay.bars(bars, bar_length(self.provenance))
             return
         filled = Overlay(self.path, overlay)
         for part, following in itertools.zip_longest(ticks, ticks[1:]):
@@ -363,18 +415,6 @@ class Dataset:
         )
 
 
-def bars_of(table: Any, interval: Interval, market: Market) -> pa.Table:
-    """Bars from whatever ticks `table(kind)` gives: trades, else quotes, else bars."""
-    for kind, build in (("trades", market_bars.from_trades), ("quotes", market_bars.from_quotes)):
-        ticks = table(kind)
-        if len(ticks):
-            built = build(ticks, interval, market=market)
-            return tables.with_facts(built, **tables.facts(ticks), built_from=kind, interval=interval.text)
-    bars = table("bars")
-    built = market_bars.from_bars(bars, interval, market=market)
-    return tables.with_facts(built, **tables.facts(bars), built_from="bars", interval=interval.text)
-
-
 def folder_of(settings: Settings) -> Path:
     """Where the datasets of an endpoint lie."""
     return settings.root / FOLDER
@@ -409,12 +449,14 @@ def list_datasets(
     symbol: str | None = None,
     date: str | date | None = None,
     tag: str | None = None,
+    complete: bool | None = None,
     settings: Settings | None = None,
 ) -> list[Dataset]:
     """The datasets of this endpoint, oldest first.
 
     `symbol`: only those that hold it. `date`: only those with events on that trading day. `tag`: only those
-    that carry it. One that cannot be read is warned of and left out.
+    that carry it. `complete`: only those that lack nothing (see `Dataset.complete`), or, with False, those
+    that do. One that cannot be read is warned of and left out.
     """
     folder = folder_of(settings or current())
     day = _day(date)
@@ -427,8 +469,13 @@ def list_datasets(
         except TapelabError as error:
             warnings.warn(f"The dataset {path.name} is left out: {error}", UserWarning, stacklevel=2)
             continue
-        wanted = symbol is None or symbol in dataset.symbols
-        if wanted and (tag is None or tag in dataset.tags) and (day is None or _covers(dataset, day)):
+        wanted = (
+            (symbol is None or symbol in dataset.symbols)
+            and (tag is None or tag in dataset.tags)
+            and (day is None or _covers(dataset, day))
+            and (complete is None or dataset.complete is complete)
+        )
+        if wanted:
             found.append(dataset)
     return sorted(found, key=lambda dataset: dataset._manifest.created)
 
@@ -467,59 +514,6 @@ def _listened(heard: tuple[Heard, ...], symbol: str, ended: int) -> tuple[tuple[
         else:
             stretches.append((one.start, end))
     return tuple(stretches)
-
-
-def _check_journal(folder: Path, last: int) -> tuple[int, list[str]]:
-    reader, found, problems = RecordReader(folder), -1, list[str]()
-    while batch := reader.read():
-        for item in batch:
-            if isinstance(item, Hole):
-                problems.append(f"{folder.name}/{item.path.name} is damaged at byte {item.offset:,}")
-            else:
-                found = item.sequence
-    if found < last:
-        problems.append(f"{folder.name} ends at record {found:,} instead of {last:,}")
-    return len(numbers(folder)), problems
-
-
-def paced(
-    found: Iterator[Event],
-    speed: float,
-    wait: Callable[[float], object] = clock.sleep,
-    *,
-    received: bool = False,
-) -> Iterator[Event]:
-    """Each event when it is due: by our clock where we received it, else by the exchange's.
-
-    `received`: the events came to us; one among them that did not was filled in, and waits for nobody.
-    """
-    began: int | None = None
-    start = 0
-    for event in found:
-        if received and not isinstance(event, Bar) and event.ts_recv is None:
-            yield event
-            continue
-        at = _due(event)
-        now = clock.monotonic()
-        if began is None:
-            began, start = at, now
-        ahead = (at - began) / speed - (now - start)
-        if ahead > clock.MILLISECOND:
-            wait(ahead / clock.SECOND)
-        yield event
-
-
-def _due(event: Event) -> int:
-    if isinstance(event, Bar):
-        return event.ends
-    return event.ts_event if event.ts_recv is None else event.ts_recv
-
-
-def _bar_length(provenance: Mapping[str, Any]) -> int:
-    length = Interval.parse(str(provenance.get("interval", "1m"))).ns
-    if length is None:
-        raise NoData("Bars of a month have no fixed length to replay.", remedy="Use shorter bars.")
-    return length
 
 
 def _covers(dataset: Dataset, day: date) -> bool:

@@ -64,6 +64,11 @@ def create(
     raise UsageError(f"There are {MAX_NAMES} recordings named {name!r}.", remedy="Choose another name.")
 
 
+def lock_of(folder: Path) -> Path:
+    """What the recorder of a dataset holds."""
+    return folder / _LOCK
+
+
 def finish_killed(folder: Path) -> Manifest:
     """The newest manifest of a dataset; a recording whose recorder died is put in order and finished first.
 
@@ -73,7 +78,7 @@ def finish_killed(folder: Path) -> Manifest:
     if begun.version > 0:
         return begun
     try:
-        held = Lock(folder / _LOCK)
+        held = Lock(lock_of(folder))
     except Locked:
         return begun
     with held:
@@ -118,7 +123,7 @@ class Growing:
         self.newest: int | None = None  # ts_event of the newest event, ns UTC
         self.lag: int | None = None  # how far behind it our clock was, ns
         self.ending: dict[str, object] | None = None  # what the last record of the journal says
-        self._held = held or (Lock(folder / _LOCK) if writes else None)
+        self._held = held or (Lock(lock_of(folder)) if writes else None)
         self._writes = writes
         self._guard = threading.RLock()
         self._pending: dict[str, list[pa.Table]] = {kind: [] for kind in KINDS}
@@ -211,6 +216,7 @@ class Growing:
             journals = tuple(Journaled(j.folder, last, j.shift) for j in self.manifest.journals)
             heard = self._heard(self.manifest.ended)
             self._change(version=1, journals=journals, heard=heard, counts=self.counts())
+            self._change(change="recorded", changed=clock.now())
             manifest.save(self.folder, self.manifest)
             manifest.path_of(self.folder, 0).unlink(missing_ok=True)
             self.close()

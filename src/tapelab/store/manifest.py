@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -156,6 +157,14 @@ class Manifest(msgspec.Struct, frozen=True):
         return max((segment.last + segment.shift for segment in self.segments), default=-1)
 
 
+class Version(NamedTuple):
+    """One version of a dataset: its number, when it was made (ns UTC; 0 unknown), what made it."""
+
+    number: int
+    changed: int
+    change: str
+
+
 class _Envelope(msgspec.Struct):
     format: int
     sha256: str
@@ -173,6 +182,20 @@ def versions(folder: Path) -> list[int]:
         return []
     found = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
     return sorted(int(match[1]) for match in found if match)
+
+
+def history(folder: Path) -> tuple[Version, ...]:
+    """The versions of the dataset in `folder` and what made each; a damaged one says so."""
+    found = []
+    for number in versions(folder):
+        try:
+            known = load(folder, number)
+        except StoreError:
+            found.append(Version(number, 0, "damaged"))
+        else:
+            change = known.change or ("recorded" if number <= 1 else "")
+            found.append(Version(number, known.changed or known.created, change))
+    return tuple(found)
 
 
 def load(folder: Path, version: int | None = None) -> Manifest:
