@@ -13,7 +13,7 @@ pytest.importorskip("streamlit", reason="the page needs tapelab[ui]")
 from streamlit.testing.v1 import AppTest
 
 import tapelab as tl
-from tapelab.faces.app import backtests, charts, data_loader, parts
+from tapelab.faces.app import backtests, charts, data_loader, parts, source
 
 NEW_YORK = "America/New_York"
 MAIN = Path(data_loader.__file__).with_name("main.py")
@@ -69,6 +69,30 @@ def test_without_keys_the_loader_says_which_setting_is_missing(loader):
     loader.text_input(key="symbols").set_value("AAPL").run()
     assert "MASSIVE_API_KEY" in said(loader)
     assert not [button for button in loader.button if button.label == "Load bars"]
+
+
+def test_without_an_account_the_page_works_on_a_simulated_market_that_says_so(loader, no_account):
+    loader.text_input(key="symbols").set_value("AAPL").run()
+    loader.button(key="simulate").click().run()
+    assert loader.text_input(key="symbols").value == "ZJZZT, ZVZZT"
+    loader.button(key="load").click().run()
+    assert not loader.exception
+    assert not loader.error
+    assert any("SIMULATED" in each.value for each in loader.warning)
+    assert not list((no_account / "home").rglob("*"))  # it has a home of its own
+
+    loader.button(key="leave").click().run()
+    assert loader.text_input(key="symbols").value == ""
+    assert not loader.warning
+    source._market.clear()
+
+
+def test_what_to_type_is_shown_as_code_and_nothing_else_is_taken_for_markdown():
+    assert parts._text("Ask `tapelab doctor` for 5 * $2_000") == r"Ask `tapelab doctor` for 5 \* \$2\_000"
+
+
+def test_a_count_has_the_right_noun():
+    assert [parts.counted(n, "bar") for n in (0, 1, 5343)] == ["no bars", "1 bar", "5,343 bars"]
 
 
 def test_an_end_before_the_start_is_one_sentence_with_the_remedy(loader):

@@ -156,6 +156,11 @@ class Settings:
             origin[setting.attribute] = where
         return cls(**values, origin=origin)
 
+    @classmethod
+    def current(cls) -> Settings:
+        """The settings of this context: those of a running `exchange.use()`, otherwise read afresh."""
+        return current()
+
     def with_(self, **changes: Any) -> Settings:
         """The same settings with some of them changed."""
         mine = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "origin"}

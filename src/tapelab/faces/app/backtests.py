@@ -163,9 +163,9 @@ def _show(comparison: Any) -> None:
     with numbers:
         wide = st.column_config.Column(width="medium")
         st.dataframe(metrics(results), height="content", key="metrics", column_config={"_index": wide})
-        for name, result in _named(results).items():
-            for metric, why in result.notes.items():
-                st.caption(plain(f"{name}, {metric.replace('_', ' ')}: {why}"))
+        for (metric, why), names in _notes(results).items():
+            whose = "" if len(names) == len(results) else f" ({', '.join(names)})"
+            st.caption(plain(f"{metric.replace('_', ' ').capitalize()}{whose}: {why}"))
     with trades:
         _trades(results, zone)
     with small_print:
@@ -188,6 +188,15 @@ def metrics(results: Sequence[tl.Result]) -> pd.DataFrame:
     )
 
 
+def _notes(results: Sequence[tl.Result]) -> dict[tuple[str, str], list[str]]:
+    """Why a number is missing, once, with the strategies of which that is true."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, result in _named(results).items():
+        for note in result.notes.items():
+            found.setdefault(note, []).append(name)
+    return found
+
+
 def _shown(value: float | None, show: Show) -> str:
     return "–" if value is None else show(value)
 
@@ -195,7 +204,8 @@ def _shown(value: float | None, show: Show) -> str:
 def _trades(results: Sequence[tl.Result], zone: str) -> None:
     which, what = st.columns(2)
     by_name = _named(results)
-    name = which.selectbox("Strategy", list(by_name), key="trades_of", label_visibility="collapsed")
+    busy = next((n for n, each in enumerate(by_name.values()) if each.metrics["fills"]), 0)
+    name = which.selectbox("Strategy", list(by_name), busy, key="trades_of", label_visibility="collapsed")
     kind = what.segmented_control(
         "Table",
         ["Round trips", "Fills"],

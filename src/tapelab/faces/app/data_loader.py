@@ -12,11 +12,14 @@ import tapelab as tl
 from tapelab.faces.app.loaded import ADJUST, HOURS, ROUTES, Loaded, show
 from tapelab.faces.app.parts import (
     complaints,
+    counted,
     facts_line,
     heading,
     plain,
     typed_symbols,
+    working,
 )
+from tapelab.faces.app.source import usual
 
 METHODS = {
     "auto": (
@@ -74,6 +77,10 @@ def page() -> None:
 
 
 def _choose_history() -> None:
+    before = usual()
+    if before.last:
+        st.session_state.setdefault("end", before.last)
+    st.session_state.setdefault("symbols", before.symbols)
     wide, first, last = st.columns([3, 1, 1])
     bar, hours, adjust, _ = st.columns([1, 1, 1, 2])
     text = wide.text_input(
@@ -83,7 +90,7 @@ def _choose_history() -> None:
         help="As many as you like; case matters: BRK.B, KIMpL.",
     )
     end = last.date_input("To, included", "today", key="end", min_value=FIRST_DAY)
-    st.session_state.setdefault("start", end - timedelta(days=6))
+    st.session_state.setdefault("start", before.first or end - timedelta(days=6))
     start = first.date_input("From", key="start", min_value=FIRST_DAY)
     interval = bar.selectbox("Interval", INTERVALS, key="interval", help="1s comes by REST only.")
     chosen_hours = hours.selectbox("Hours", HOURS, format_func=HOURS.__getitem__, key="hours")
@@ -116,11 +123,11 @@ def _choose_history() -> None:
         "hours": chosen_hours,
         "adjust": adjusted,
     }
-    with st.spinner("Planning …"):
+    with working("Planning …"):
         plan = tl.plan_fetch(**asked)
     _preview(plan)
     if st.button("Load bars", type="primary", key="load"):
-        with st.spinner("Loading …"):
+        with working("Loading …"):
             bars: pd.DataFrame = tl.fetch_data(**asked)
         name = f"{'-'.join(symbols[:3])}_{interval}_{start}_{end}"
         st.session_state["loaded"] = Loaded(bars, interval, name, dict(bars.attrs["tapelab"]))
@@ -138,7 +145,7 @@ def _preview(plan: tl.FetchPlan) -> None:
         if other := plan.cheapest:
             st.caption(f"Cheaper by {ROUTES[other.route]}: {', '.join(_takes(other))}")
     with lamp:
-        text, colour = quota(plan.left.rest_day, plan.requests, tl.Settings.load().rest_calls_per_day)
+        text, colour = quota(plan.left.rest_day, plan.requests, tl.Settings.current().rest_calls_per_day)
         st.badge(text, icon=LAMPS[colour], color=colour, help=LAMP_TIP)
         if plan.left.bytes_month is not None:
             st.caption(f"{_megabytes(plan.left.bytes_month)} of flat files left this month")
@@ -148,9 +155,9 @@ def _takes(plan: tl.FetchPlan) -> list[str]:
     """What a plan costs, without what it does not cost."""
     costs = []
     if plan.requests:
-        costs.append(f"at most {plan.requests} REST calls")
+        costs.append(f"at most {counted(plan.requests, 'REST call')}")
     if plan.files:
-        costs.append(f"{plan.files} files, {_megabytes(plan.bytes)}")
+        costs.append(f"{counted(plan.files, 'file')}, {_megabytes(plan.bytes)}")
     return [*costs, f"{plan.cached} of {len(plan.routes)} symbol-days are here already"]
 
 

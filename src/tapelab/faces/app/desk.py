@@ -107,13 +107,14 @@ class Recording:
             self.recorder.stop()
         except tl.TapelabError as error:
             self.error = self.error or error
+        recorded = self.recorder.stats
         try:
-            dataset = tl.open_dataset(
-                self.recorder.save_dataset(self.wanted.name or self.recorder.stats.dataset)
-            )
+            dataset = tl.open_dataset(self.recorder.save_dataset(self.wanted.name or recorded.dataset))
             self.dataset = dataset.tag(*self.wanted.tags) if self.wanted.tags else dataset
         except tl.TapelabError as error:
             self.error = self.error or error
+            if recorded.events:  # what came is there, under the name that it had while it grew
+                self.dataset = tl.open_dataset(recorded.dataset)
 
 
 class Watch:

@@ -15,7 +15,7 @@ def page() -> None:
         "Live Trading", "Record what the market really does, then see what a strategy would have made of it."
     )
     with complaints():
-        here = desk(tl.Settings.load().endpoint)
+        here = desk(tl.Settings.current().endpoint)
         watch, test = st.tabs(["📡 Live Quotes", "🧪 Test on Live Data"])
         with watch:
             quotes.tab(here)

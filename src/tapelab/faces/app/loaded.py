@@ -13,13 +13,14 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from tapelab.faces.app import charts
-from tapelab.faces.app.parts import plain, simulated_banner, zone_of
+from tapelab.faces.app.parts import counted, plain, simulated_banner, zone_of
 
 HOURS = {"all": "All hours", "regular": "Regular session"}
 ADJUST = {"splits": "for splits", "none": "not at all"}
 ROUTES = {"cache": "the cache", "rest": "REST", "flat_file": "flat files"}
 ALL_SESSIONS = "All sessions"
 EASY_TO_READ = 600  # more candles than this, and the last session is shown first
+ROWS_SEEN, TABLE_HEIGHT = 11, 420  # of more rows than these one scrolls through the table
 MOST_ROWS = 50_000  # sent to the browser as a table
 
 PRICE = st.column_config.NumberColumn(format="%.4f")
@@ -42,7 +43,7 @@ def show(loaded: Loaded) -> None:
         return
     simulated_banner(loaded.facts)
     title, session, choice = st.columns([3, 1.2, 1.2], vertical_alignment="bottom")
-    title.subheader(f"{len(bars):,} bars of {loaded.interval}", anchor=False)
+    title.subheader(f"{counted(len(bars), 'bar')} of {loaded.interval}", anchor=False)
     st.caption(" · ".join(map(plain, _said(loaded.facts))))
     symbols = list(dict.fromkeys(bars["symbol"]))
     symbol = choice.selectbox("Symbol", symbols, key="shown")
@@ -59,7 +60,7 @@ def show(loaded: Loaded) -> None:
         bars.head(MOST_ROWS),
         hide_index=True,
         key="bars",
-        height=420,
+        height=TABLE_HEIGHT if len(bars) > ROWS_SEEN else "content",
         placeholder="–",
         column_config={
             "timestamp": st.column_config.DatetimeColumn(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tapelab.faces.app import data_loader, live_trading
-from tapelab.faces.app.parts import from_where
+from tapelab.faces.app import data_loader, live_trading, source
 
 st.set_page_config(page_title="tapelab", page_icon="📼", layout="wide")
 
@@ -15,5 +14,8 @@ chosen = st.navigation(
         st.Page(live_trading.page, title="Live Trading", icon="📡", url_path="live_trading"),
     ]
 )
-from_where()
-chosen.run()
+# What is asked for stands higher on a screen than Streamlit would have it.
+st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 3.5rem }</style>")
+with source.chosen():
+    source.sidebar()
+    chosen.run()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from contextvars import ContextVar
 
 import pandas as pd
 import streamlit as st
+from streamlit.runtime.scriptrunner import add_script_run_ctx, get_script_run_ctx
 
 import tapelab as tl
 
@@ -37,7 +40,52 @@ def complaints() -> Iterator[None]:
 
 
 def complain(error: tl.TapelabError) -> None:
-    st.error(f"**{plain(error.message)}** {plain(error.remedy)}", icon="⚠️")
+    st.error(f"**{_text(error.message)}** {_text(error.remedy)}", icon="⚠️")
+
+
+def _text(text: str) -> str:
+    """Text as it is, but what stands in backticks as code."""
+    parts = text.split("`")
+    return "".join(f"`{part}`" if n % 2 else plain(part) for n, part in enumerate(parts))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 bar`, `5,343 bars`, `no gaps`."""
+    return f"{number or 'no':{',' if number else ''}} {noun}{'' if number == 1 else 's'}"
+
+
+_teller: ContextVar[Callable[[str], None] | None] = ContextVar("teller", default=None)
+
+
+class _Told(logging.Handler):
+    """Brings what tapelab reports to the visitor who waits for it, whichever thread says it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if tell := _teller.get():
+            tell(record.getMessage())
+
+
+logging.getLogger("tapelab").addHandler(_Told())
+logging.getLogger("tapelab").setLevel(logging.INFO)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner, and beside it the last line of report: a rate limit can make a small question long."""
+    context = get_script_run_ctx()
+    with st.spinner(what, show_time=True):
+        place = st.empty()
+
+        def tell(line: str) -> None:
+            add_script_run_ctx(threading.current_thread(), context)
+            place.caption(plain(line))
+
+        token = _teller.set(tell)
+        try:
+            yield
+        finally:
+            _teller.reset(token)
+            place.empty()
 
 
 def simulated_banner(facts: Mapping[str, object]) -> None:
@@ -48,14 +96,6 @@ def simulated_banner(facts: Mapping[str, object]) -> None:
             "Nobody ever traded them.",
             icon="🎭",
         )
-
-
-def stand_in_banner() -> None:
-    """Live quotes carry no word of their origin; this says that they are not the vendor's."""
-    settings = tl.Settings.load()
-    if settings.endpoint != "massive":
-        where = plain(urlsplit(settings.ws_url).netloc)
-        st.warning(f"**STAND-IN.** These quotes come from {where}, not from Massive.com.", icon="🎭")
 
 
 def heading(title: str, subtitle: str) -> None:
@@ -79,7 +119,7 @@ def facts_line(dataset: tl.Dataset) -> str:
     parts = [
         symbols,
         spell_of(dataset),
-        f"{len(dataset.gaps) or 'no'} gaps",
+        counted(len(dataset.gaps), "gap"),
         *(f"#{tag}" for tag in dataset.tags),
     ]
     return " · ".join(["🎭 SIMULATED", *parts] if dataset.provenance.get("simulated") else parts)
@@ -98,23 +138,3 @@ def spell_of(dataset: tl.Dataset) -> str:
 def typed_symbols(text: str) -> list[str]:
     """Symbols as people type them: `aapl, msft nvda`."""
     return list(dict.fromkeys(part for part in re.split(r"[,;\s]+", text) if part))
-
-
-def from_where() -> None:
-    """The sidebar's foot: which source this page asks, and where it keeps what it gets."""
-    with complaints():
-        settings = tl.Settings.load()
-        vendor = settings.endpoint == "massive"
-        with st.sidebar:
-            st.caption("SOURCE")
-            st.badge(
-                "Massive.com" if vendor else f"stand-in: {plain(urlsplit(settings.rest_url).netloc)}",
-                color="blue" if vendor else "orange",
-            )
-            _key("REST and stream key", settings.api_key is not None)
-            _key("flat-file keys", settings.s3_secret_access_key is not None)
-            st.caption(f"Kept in `{settings.root}`")
-
-
-def _key(name: str, there: bool) -> None:
-    st.caption(f"{'🟢' if there else '⚪'} {name} {'set' if there else 'not set'}")

@@ -7,7 +7,8 @@ import streamlit as st
 
 from tapelab.faces.app import charts
 from tapelab.faces.app.desk import Desk, Watch
-from tapelab.faces.app.parts import REFRESH, complaints, plain, stand_in_banner, typed_symbols, zone_of
+from tapelab.faces.app.parts import REFRESH, complaints, plain, typed_symbols, zone_of
+from tapelab.faces.app.source import stand_in_banner, usual
 
 PRICE = st.column_config.NumberColumn(format="%.4f")
 SIZE = st.column_config.NumberColumn(format="localized")
@@ -30,7 +31,7 @@ def tab(desk: Desk) -> None:
             )
         else:
             symbols = typed_symbols(
-                names.text_input("Symbols to watch", key="watched", placeholder="AAPL, MSFT")
+                names.text_input("Symbols to watch", usual().symbols, key="watched", placeholder="AAPL, MSFT")
             )
         if go.button("Watch", type="primary", key="watch", width="stretch"):
             with st.spinner("Connecting …"):
@@ -51,6 +52,7 @@ def _board(desk: Desk) -> None:
         _newest(watch),
         hide_index=True,
         key="board",
+        placeholder="–",
         column_config={
             **dict.fromkeys(("bid", "ask", "spread", "last"), PRICE),
             **dict.fromkeys(("bid size", "ask size", "last size"), SIZE),

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 import streamlit as st
 
+import tapelab as tl
 from tapelab.faces.app import charts
 from tapelab.faces.app.desk import Desk, Recording, Wanted
-from tapelab.faces.app.parts import REFRESH, complain, complaints, plain, simulated_banner, typed_symbols
+from tapelab.faces.app.parts import (
+    REFRESH,
+    complain,
+    complaints,
+    counted,
+    plain,
+    simulated_banner,
+    typed_symbols,
+)
+from tapelab.faces.app.source import usual
 
 CHANNELS = ("quotes", "trades", "bars")
 USUAL_MINUTES = 10.0
+NAMES = "Use letters, digits, dots, dashes and _."
 
 
 def section(desk: Desk) -> None:
@@ -25,7 +38,7 @@ def section(desk: Desk) -> None:
 
 def _form(desk: Desk) -> None:
     names, length = st.columns([3, 1])
-    before = ", ".join(desk.recording.wanted.symbols) if desk.recording else ""
+    before = ", ".join(desk.recording.wanted.symbols) if desk.recording else usual().symbols
     typed = names.text_input(
         "Symbols to record",
         before,
@@ -46,12 +59,11 @@ def _form(desk: Desk) -> None:
     chosen = channels.pills(
         "Channels", CHANNELS, selection_mode="multi", default=CHANNELS[:2], key="channels"
     )
-    called = name.text_input(
-        "Name", key="name", placeholder="by date and time", help="Letters, digits, dots, dashes, _."
-    )
+    called = name.text_input("Name", key="name", placeholder="by date and time", help=NAMES)
     marked = tags.text_input("Tags", key="tags", placeholder="open, earnings", help="To find it again.")
     symbols = typed_symbols(typed)
     if st.button("Start recording", type="primary", key="start", icon="⏺️"):
+        _check_free(called.strip())
         wanted = Wanted(
             tuple(symbols), tuple(chosen), minutes or None, called.strip(), tuple(typed_symbols(marked))
         )
@@ -60,6 +72,14 @@ def _form(desk: Desk) -> None:
         if not begun:
             st.toast("Somebody else began a recording just now; this is it.", icon="🔴")
         st.rerun()
+
+
+def _check_free(name: str) -> None:
+    """Said before anything is recorded, not when the recording is to get its name."""
+    if name and not re.fullmatch(r"[\w.-]+", name):
+        raise tl.TapelabError(f"{name!r} cannot be the name of a dataset.", remedy=NAMES)
+    if name in {dataset.name for dataset in tl.list_datasets()}:
+        raise tl.TapelabError(f"There is a dataset {name!r} already.", remedy="Choose another name.")
 
 
 @st.fragment(run_every=REFRESH)
@@ -103,12 +123,16 @@ def _numbers(recording: Recording) -> None:
         ),
         "Gaps": (f"{stats.gaps}", f"stretches known to be lost; {stats.reconnects} reconnections"),
         "Safe on disk": (
-            f"{stats.durable / 1e6:,.1f} MB",
-            f"survives a power cut; {stats.acknowledged / 1e6:,.1f} MB survive a kill of this program",
+            _size(stats.durable),
+            f"survives a power cut; {_size(stats.acknowledged)} survive a kill of this program",
         ),
     }
     for column, (label, (value, tip)) in zip(st.columns(len(shown)), shown.items(), strict=True):
         column.metric(label, value, help=tip)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def _outcome(recording: Recording) -> None:
@@ -119,5 +143,5 @@ def _outcome(recording: Recording) -> None:
         if st.session_state.get("told") is not recording:
             st.session_state["told"] = recording
             st.session_state["dataset"] = dataset.name  # the next thing to look at
-        what = f"{recording.stats.events:,} events, {len(dataset.gaps) or 'no'} gaps"
+        what = f"{recording.stats.events:,} events, {counted(len(dataset.gaps), 'gap')}"
         st.success(f"Recorded **{plain(dataset.name)}**: {what}.", icon="✅")
