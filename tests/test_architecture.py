@@ -92,8 +92,8 @@ def test_no_file_is_too_long_to_read(path):
 PUBLIC = """
 Bar Dataset FetchPlan Fill Gap Order Position Quote Result Settings Strategy TapelabError Trade
 WebSocketDataRecorder backtest compare download_flat_file fetch_data fetch_quotes fetch_trades get_api_key
-get_connector get_massive_s3_credentials list_connectors list_datasets list_symbols open_dataset paper_trade
-plan_fetch rules serve strategies sync_flat_files
+get_connector get_massive_s3_credentials heal list_connectors list_datasets list_symbols open_dataset
+paper_trade plan_fetch rules serve strategies sync_flat_files
 """.split()
 
 

@@ -77,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
     datasets.add_argument("name", nargs="?")
     datasets.add_argument("tags", nargs="*", metavar="TAG")
 
+    heal = verb("heal", verbs.heal, "Fill a recording's gaps from REST or the day's flat file.")
+    heal.add_argument("name")
+
     backtest = verb("backtest", verbs.backtest, "Test a strategy on a dataset.")
     backtest.add_argument("strategy", help="a shipped name or path/to/file.py:Class")
     backtest.add_argument("--dataset", required=True, metavar="NAME")

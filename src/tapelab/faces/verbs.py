@@ -165,6 +165,14 @@ def datasets(chosen: Namespace) -> None:
     _print_json(_described(dataset, whole=True))
 
 
+def heal(chosen: Namespace) -> None:
+    healing = tl.heal(chosen.name)
+    if chosen.json:
+        _print_json(healing.as_dict())
+    else:
+        print(healing)
+
+
 def _described(dataset: tl.Dataset, *, whole: bool = False) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": dataset.name,

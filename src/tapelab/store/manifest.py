@@ -82,8 +82,8 @@ class Filled(msgspec.Struct, frozen=True):
     """What healing did about one channel of a gap.
 
     `start`, `end`: the gap's, our clock; `source`: where the rows came from, `rest` or `flat_file`, empty
-    while nobody could be asked; `rows`: how many were lacking and are in the overlay; `at`: when. `final`:
-    False while that source may still add something, or something is `open`; `open` says what, and why.
+    while nobody could say; `rows`: how many were lacking and are in the overlay now; `at`: when. `final`:
+    False while that source may still add something. `open`: what is lacking still, and why.
     """
 
     start: int

@@ -50,8 +50,7 @@ class Around:
     @property
     def ended(self) -> int | None:
         """Where it stood at the end, rather too late."""
-        rows = self.after if self.after.size else self.within
-        return int(np.median(rows[2])) if rows.size else None
+        return int(np.median(self.after[2])) if self.after.size else None
 
     @property
     def last(self) -> int | None:
