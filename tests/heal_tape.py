@@ -94,7 +94,15 @@ class Recorder:
     def at(self, n: int, tape: Tape) -> int:
         return T0 + tape.ticks[n].at // self.speed + self.lag + n
 
-    def record(self, tape: Tape, losses: Sequence[Loss], name: str, *, parts_of: int = 7) -> Dataset:
+    def record(
+        self,
+        tape: Tape,
+        losses: Sequence[Loss],
+        name: str,
+        *,
+        parts_of: int = 9,
+        bars: pa.Table | None = None,
+    ) -> Dataset:
         """The dataset that this recorder makes of the tape with these losses."""
         folder = Path(current().root) / "datasets" / name
         lost = {
@@ -113,6 +121,8 @@ class Recorder:
                 if len(table):
                     segments.append(parts.write_segment(folder, part, kind, table))
                     seen.append(parts.count(kind, table))
+        if bars is not None:
+            segments.append(parts.write_segment(folder, 1, "bars", bars))
         begun, ended = T0 + self.lag - 1, self.at(len(tape.ticks) - 1, tape) + 1
         made = Manifest(
             id=uuid.uuid4().hex,

@@ -105,7 +105,7 @@ def test_what_either_recorder_heard_is_there_once_in_the_order_of_the_tape(
         )
     )
     assert Counter((kind, number) for _, kind, number, _ in found) == counts[0] | counts[1]
-    assert [arrival for arrival, *_ in found] == list(range(len(found)))
+    assert [arrival for arrival, *_ in found] == [n * merging.SPACE for n in range(len(found))]
     kept = [(kind, number) for _, kind, number, _ in found]
     for heard in both:
         onward = iter(kept)

@@ -99,22 +99,6 @@ def test_a_recorded_minute_of_the_real_day_is_that_minute(real_day, tmp_path, sp
     assert recorder.stats.gaps == 0
 
 
-def test_a_cut_connection_loses_only_what_lies_in_its_gap(real_day, tmp_path):
-    start, end = ten_oclock(240)
-    told = expected(tape(real_day, start, end))
-    with recording(real_day, tmp_path, start=start, end=end, speed=60) as (exchange, recorder):
-        for cut in range(3):
-            time.sleep(0.8)
-            exchange.disconnect_clients(clean=cut % 2 == 0)
-        until = time.monotonic() + 60
-        while not exchange.finished.is_set() and time.monotonic() < until:
-            time.sleep(0.05)
-        time.sleep(1)
-    dataset = tl.open_dataset(recorder.save_dataset("cut"))
-    assert len(dataset.gaps) == 3
-    assert_equal_up_to_gaps(dataset, told)
-
-
 def assert_equal_up_to_gaps(dataset: tl.Dataset, want: dict[str, pa.Table]) -> None:
     """Every event of the tape is there, in order, or the recording says that it was not listening."""
     for kind, table in want.items():
@@ -150,18 +134,3 @@ def test_half_an_hour_at_sixty_times_real_speed_is_that_half_hour(real_day, tmp_
         wait_until_told(exchange, recorder, sum(map(len, told.values())))
     assert_equal(tl.open_dataset(recorder.save_dataset("half-hour")), told)
     assert recorder.stats.gaps == 0
-
-
-@pytest.mark.slow
-def test_half_an_hour_cut_ten_times_loses_only_what_lies_in_its_gaps(real_day, tmp_path):
-    start, end = ten_oclock(1800)
-    told = expected(tape(real_day, start, end))
-    with recording(real_day, tmp_path, start=start, end=end, speed=60) as (exchange, recorder):
-        for cut in range(10):
-            time.sleep(2)
-            exchange.disconnect_clients(clean=cut % 2 == 0)
-        wait_until_told(exchange, recorder, 0)
-        time.sleep(1)
-    dataset = tl.open_dataset(recorder.save_dataset("cut-ten-times"))
-    assert len(dataset.gaps) == 10
-    assert_equal_up_to_gaps(dataset, told)

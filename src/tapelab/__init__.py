@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tapelab.lab import strategies as strategies
     from tapelab.live import WebSocketDataRecorder as WebSocketDataRecorder
     from tapelab.live import get_connector as get_connector
-    from tapelab.live import heal as heal
     from tapelab.live import list_connectors as list_connectors
+    from tapelab.live.heal import heal as heal
     from tapelab.market.events import Bar as Bar
     from tapelab.market.events import Gap as Gap
     from tapelab.market.events import Quote as Quote
@@ -68,7 +68,7 @@ _ROOMS = {
     "get_api_key": "settings",
     "get_connector": "live",
     "get_massive_s3_credentials": "settings",
-    "heal": "live",
+    "heal": "live.heal",
     "list_connectors": "live",
     "list_datasets": "store.dataset",
     "list_symbols": "history",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tapelab.live.connector import get_connector as get_connector
     from tapelab.live.connector import list_connectors as list_connectors
-    from tapelab.live.heal import heal as heal
     from tapelab.live.recorder import RecordingStats as RecordingStats
     from tapelab.live.recorder import WebSocketDataRecorder as WebSocketDataRecorder
 
@@ -15,7 +14,6 @@ _MODULES = {
     "RecordingStats": "recorder",
     "WebSocketDataRecorder": "recorder",
     "get_connector": "connector",
-    "heal": "heal",
     "list_connectors": "connector",
 }
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from tapelab.errors import StoreError, TapelabError, UsageError
 from tapelab.live import matching
+from tapelab.live.listening import Listening, Missed, clusters, hull, names_of
 from tapelab.live.lookup import Answer, History, Source
 from tapelab.live.matching import Lacking
 from tapelab.market import clock, tables
@@ -25,14 +26,11 @@ from tapelab.massive.feed import CHANNELS
 from tapelab.settings import current
 from tapelab.store import manifest, overlay, parts
 from tapelab.store.dataset import Dataset, open_dataset
-from tapelab.store.manifest import Filled, Heard, Lost, Manifest
-from tapelab.store.overlay import TICKS, Around
+from tapelab.store.manifest import Filled
+from tapelab.store.overlay import TICKS
 from tapelab.store.segments import Lock, lock_path
 
-MARGIN = 10 * clock.SECOND  # of the exchange's clock, which is not quite the order in which events come
 AGREEMENT = 0.5  # of the received rows beside a gap the source must know so many, or it speaks of others
-LIVE = clock.DAY  # a recording whose last event is further from our clock is a replay's
-WILDCARD = "*"
 
 
 @dataclass(frozen=True)
@@ -127,22 +125,6 @@ def heal_from(dataset: Dataset, source: Source) -> Healing:
 
 
 @dataclass
-class _Gap:
-    """A gap on one channel: whom it concerns, and from when to when by the exchange's clock."""
-
-    start: int
-    end: int
-    around: Around
-    symbols: frozenset[str]
-    everybody: bool
-    window: tuple[int, int] | None
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.start, self.end
-
-
-@dataclass
 class _Work:
     """One healing: what it has found so far. Nothing is written before `save`."""
 
@@ -154,22 +136,16 @@ class _Work:
     bars: list[pa.Table] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.known: Manifest = self.dataset._manifest
+        self.known = self.dataset._manifest
+        self.listening = Listening(self.dataset)
         self.filled = {(one.start, one.end, one.channel): one for one in self.known.filled}
-        stretches = sorted({(gap.start, gap.end) for gap in self.known.gaps})
-        runs = [_run_around(self.known, start, end) for start, end in stretches]
-        edges = [(at, at) for run in runs for at in (run[0] - 1, run[1])]
-        found = overlay.around(self.dataset.path, self.known, stretches + edges)
-        self.around = dict(zip(stretches, found, strict=False))
-        bounds = found[len(stretches) :]
-        self.bounds = {key: (bounds[2 * n], bounds[2 * n + 1]) for n, key in enumerate(stretches)}
 
     def fill(self, kind: str) -> None:
         """Ask for what the gaps of a channel lack."""
-        clusters = _clusters([gap for gap in self._gaps(kind) if self._is_due(kind, gap)])
-        calls = sum(len(_names(cluster)) for cluster in clusters)
+        asked = clusters([gap for gap in self.listening.gaps(kind) if self._is_due(kind, gap)])
+        calls = sum(len(names_of(cluster)) for cluster in asked)
         failed: TapelabError | None = None
-        for cluster in clusters:
+        for cluster in asked:
             window = cluster[0].window
             if window is None:
                 why = "nothing was received beside it that tells where it lies on the exchange's clock"
@@ -184,55 +160,16 @@ class _Work:
                     why = str(error)
             self._leave_open(kind, cluster, why)
 
-    def _gaps(self, kind: str) -> list[_Gap]:
-        """The gaps of a channel by the exchange's clock; those of one stretch are one."""
-        found: dict[tuple[int, int], _Gap] = {}
-        for lost in self.known.gaps:
-            if lost.channels and kind not in lost.channels:
-                continue
-            symbols, everybody = _concerned(self.known, lost, kind)
-            if not symbols and not everybody:
-                continue
-            key = (lost.start, lost.end)
-            if key in found:
-                symbols, everybody = symbols | found[key].symbols, everybody or found[key].everybody
-            found[key] = _Gap(*key, self.around[key], symbols, everybody, self._window(kind, key))
-        return sorted(found.values(), key=lambda gap: gap.window or (0, 0))
-
-    def _window(self, kind: str, key: tuple[int, int]) -> tuple[int, int] | None:
-        """What to ask for: the exchange's clock in the gap and a margin, within what was listened to."""
-        around, (opening, closing) = self.around[key], self.bounds[key]
-        lag = around.lag
-        if lag is None and abs(self.known.ended - _last_event(self.known)) < LIVE:
-            lag = 0
-        began, ended = around.began, around.ended
-        if lag is not None and abs(lag) < LIVE:
-            began = key[0] - lag if began is None else began
-            ended = key[1] - lag if ended is None else ended
-        if ended is None and around.within.size:
-            ended = int(around.within[2].max())
-        if began is None or ended is None:
-            return None
-        start, end = began - MARGIN, ended + MARGIN
-        if opening.first is not None:
-            start = max(start, min(opening.first, began))
-        if closing.last is not None:
-            end = min(end, max(closing.last, ended))
-        end += clock.MILLISECOND  # what was received lost what is below it
-        if kind == "bars":  # a bar comes at its end
-            start, end = start - clock.MINUTE, end - clock.MINUTE
-        return (start, end) if start < end else None
-
-    def _is_due(self, kind: str, gap: _Gap) -> bool:
+    def _is_due(self, kind: str, gap: Missed) -> bool:
         """Whether there is something to do: not what is final, nor what is as final as it can be yet."""
         old = self.filled.get((*gap.key, kind))
         if old is None or gap.window is None:
             return True
         return not old.final and (bool(old.open) or self.source.final_at(kind, *gap.window) <= clock.now())
 
-    def _fill(self, kind: str, cluster: Sequence[_Gap], calls: int) -> None:
-        start, end = _hull(cluster)
-        names = _names(cluster)
+    def _fill(self, kind: str, cluster: Sequence[Missed], calls: int) -> None:
+        start, end = hull(cluster)
+        names = names_of(cluster)
         everybody = any(gap.everybody for gap in cluster)
         answer = self.source.ask(kind, names, start, end, calls=calls, everybody=everybody)
         if answer.simulated != bool(self.dataset.provenance.get("simulated", False)) and len(answer.table):
@@ -261,12 +198,14 @@ class _Work:
                 *gap.key, kind, answer.route, rows, clock.now(), answer.final, lacks
             )
 
-    def _share_out(self, kind: str, cluster: Sequence[_Gap], lacking: Lacking) -> dict[tuple[int, int], int]:
+    def _share_out(
+        self, kind: str, cluster: Sequence[Missed], lacking: Lacking
+    ) -> dict[tuple[int, int], int]:
         """Give every row to the gap that swallowed it; how many each got."""
         counts: dict[tuple[int, int], int] = {}
         symbols = lacking.table.column("symbol").combine_chunks().dictionary_encode()
         known = symbols.dictionary.to_pylist()
-        concerned = [tuple(n for n, gap in enumerate(cluster) if _is_of(gap, name)) for name in known]
+        concerned = [tuple(n for n, gap in enumerate(cluster) if gap.concerns(name)) for name in known]
         for mine in sorted(set(concerned) - {()}):
             codes = [code for code, gaps in enumerate(concerned) if gaps == mine]
             rows = lacking.take(np.isin(symbols.indices.to_numpy(), codes))
@@ -283,7 +222,7 @@ class _Work:
                     self.rows.setdefault(gap.key, []).append((kind, given))
         return counts
 
-    def _leave_open(self, kind: str, cluster: Iterable[_Gap], why: str) -> None:
+    def _leave_open(self, kind: str, cluster: Iterable[Missed], why: str) -> None:
         for gap in cluster:
             old = self.filled.get((*gap.key, kind)) or Filled(*gap.key, kind)
             self.filled[*gap.key, kind] = msgspec.structs.replace(old, at=clock.now(), final=False, open=why)
@@ -322,7 +261,7 @@ class _Work:
         taken = np.concatenate([_places(table) for table in [*old, tables.TRADES.empty_table()]], axis=1)
         found: dict[str, list[pa.Table]] = {kind: [] for kind in TICKS}
         for key in sorted(self.rows):
-            around = self.around[key]
+            around = self.listening.around[key]
             low, high = around.edges[[0, -1]]
             filled = taken[:, (taken[0] > low) & (taken[0] < high)]  # of two gaps nothing need lie between
             inside = np.concatenate([around.within[[0, 2]], filled], axis=1)
@@ -348,7 +287,7 @@ def _places(ticks: pa.Table) -> matching.Ints:
     return np.array([ticks.column(name).to_numpy() for name in ("arrival", "ts_event")], np.int64)
 
 
-def _gap_of(kind: str, gaps: Sequence[_Gap], rows: Lacking) -> matching.Ints:
+def _gap_of(kind: str, gaps: Sequence[Missed], rows: Lacking) -> matching.Ints:
     if len(gaps) == 1:
         return np.zeros(len(rows.table), np.int64)
     seams = [
@@ -385,72 +324,6 @@ def _disagreement(answer: Answer, received: pa.Table, found: matching.Ints, kind
             "so nothing of it was taken"
         )
     return ""
-
-
-def _concerned(known: Manifest, lost: Lost, kind: str) -> tuple[frozenset[str], bool]:
-    """The symbols that were subscribed on a channel when a gap began; and whether it was all there are."""
-    seen = frozenset(known.symbols)
-    heard = _heard_at(known.heard, lost.start)
-    if heard is None:
-        channels = known.provenance.get("channels")
-        told = not isinstance(channels, list) or kind in channels
-        return (frozenset(lost.symbols) or seen, False) if told else (frozenset(), False)
-    prefix = f"{CHANNELS[kind]}."
-    names = frozenset(topic.removeprefix(prefix) for topic in heard.topics if topic.startswith(prefix))
-    if lost.symbols:
-        return frozenset(lost.symbols) if WILDCARD in names else names & frozenset(lost.symbols), False
-    return (names - {WILDCARD}) | (seen if WILDCARD in names else frozenset()), WILDCARD in names
-
-
-def _heard_at(heard: Sequence[Heard], moment: int) -> Heard | None:
-    """What was subscribed at that moment, or before it, or else first of all."""
-    earlier = [one for one in heard if one.start <= moment]
-    return earlier[-1] if earlier else (heard[0] if heard else None)
-
-
-def _run_around(known: Manifest, start: int, end: int) -> tuple[int, int]:
-    """From when to when (our clock) was listened to around a gap, other gaps left aside."""
-    runs: list[tuple[int, int]] = []
-    stretches = sorted(
-        [(h.start, h.end or known.ended) for h in known.heard] + [(g.start, g.end) for g in known.gaps]
-    )
-    for begin, stop in stretches:
-        if runs and begin <= runs[-1][1]:
-            runs[-1] = (runs[-1][0], max(runs[-1][1], stop))
-        else:
-            runs.append((begin, stop))
-    if not known.heard:
-        return known.begun, known.ended
-    return next(run for run in runs if run[0] <= start and end <= run[1])
-
-
-def _clusters(gaps: Sequence[_Gap]) -> list[list[_Gap]]:
-    """Gaps so close that one question covers them; each that has no place stands alone."""
-    found: list[list[_Gap]] = []
-    for gap in gaps:
-        near = found and gap.window and found[-1][0].window and gap.window[0] <= _hull(found[-1])[1]
-        if near:
-            found[-1].append(gap)
-        else:
-            found.append([gap])
-    return found
-
-
-def _hull(cluster: Sequence[_Gap]) -> tuple[int, int]:
-    windows = [gap.window for gap in cluster if gap.window is not None]
-    return min(start for start, _ in windows), max(end for _, end in windows)
-
-
-def _names(cluster: Sequence[_Gap]) -> list[str]:
-    return sorted({name for gap in cluster for name in gap.symbols})
-
-
-def _is_of(gap: _Gap, symbol: str) -> bool:
-    return gap.everybody or symbol in gap.symbols
-
-
-def _last_event(known: Manifest) -> int:
-    return max((seen.last for seen in known.symbols.values()), default=0)
 
 
 def _timeless(one: Filled) -> Filled:

@@ -18,7 +18,7 @@ from tapelab.errors import NoData, StoreError, UsageError
 from tapelab.market import clock, replay, tables
 from tapelab.market.symbols import Market
 from tapelab.settings import Settings, current
-from tapelab.store import files, manifest, merging, parts
+from tapelab.store import files, manifest, merging, overlay, parts
 from tapelab.store.dataset import Dataset, check_name, folder_of
 from tapelab.store.growing import JOURNAL
 from tapelab.store.manifest import Journaled, Lost, Manifest, Segment
@@ -182,6 +182,8 @@ def append(target: Dataset, recording: Dataset) -> Dataset:
     shift = ((mine.last_arrival >> ARRIVAL_BITS) + 1) << ARRIVAL_BITS
     first = max((segment.part for segment in mine.segments), default=0)
     segments = [_adopt(recording.path, target.path, s, first, shift) for s in more.segments]
+    first = overlay.last_part(target.path)
+    filled = [_adopt(recording.path, target.path, s, first, shift) for s in more.overlay]
     journals = [
         _adopt_journal(recording.path / journaled.folder, target.path, journaled, shift)
         for journaled in more.journals
@@ -203,6 +205,8 @@ def append(target: Dataset, recording: Dataset) -> Dataset:
             marks=(*mine.marks, *more.marks),
             counts={k: mine.counts.get(k, 0) + more.counts.get(k, 0) for k in {**mine.counts, **more.counts}},
             journals=(*mine.journals, *journals),
+            overlay=(*mine.overlay, *filled),
+            filled=(*mine.filled, *more.filled),
         ),
     )
 

@@ -154,7 +154,8 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def last_arrival(self) -> int:
-        return max((segment.last + segment.shift for segment in self.segments), default=-1)
+        laid = (*self.segments, *self.overlay)
+        return max((segment.last + segment.shift for segment in laid), default=-1)
 
 
 class Version(NamedTuple):

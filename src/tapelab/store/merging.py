@@ -20,6 +20,7 @@ from tapelab.market import clock, tables
 from tapelab.massive.wire.fields import CHANNELS
 from tapelab.store.manifest import Heard, Lost
 
+SPACE = 2**20  # arrival numbers from one event to the next: healing puts events in between
 APART = clock.SECOND  # how far the clocks of two machines may differ before a gap is covered in error
 
 ROUNDS = 1000  # in which the order of recordings is brought into agreement; two or three are usual
@@ -67,7 +68,7 @@ def union(sources: Sequence[Mapping[str, pa.Table]], *, received: bool) -> dict[
     tie = (arrival[first], source[first])
     order = np.lexsort((*tie, when) if received else (*tie, first < cut, when))
     rows = first[_straightened(order, when, ways)]
-    numbers = np.arange(len(rows))
+    numbers = np.arange(len(rows), dtype=np.int64) * SPACE
     return {
         "quotes": _numbered(whole["quotes"], rows[rows < cut], numbers[rows < cut]),
         "trades": _numbered(whole["trades"], rows[rows >= cut] - cut, numbers[rows >= cut]),

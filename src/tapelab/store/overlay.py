@@ -162,10 +162,15 @@ def rows(
     return parts.newest_bars(table) if kind == "bars" else table.sort_by("arrival")
 
 
+def last_part(folder: Path) -> int:
+    """The highest number of a file of filled rows, whatever version it is of."""
+    taken = (path.stem.rpartition("-")[2] for path in (folder / parts.OVERLAY).glob("*.parquet"))
+    return max((int(number) for number in taken if number.isdigit()), default=0)
+
+
 def lay_down(folder: Path, filled: Mapping[str, pa.Table]) -> tuple[Segment, ...]:
     """Filled rows as segments that no version names yet; whatever fails leaves nothing behind."""
-    taken = (path.stem.rpartition("-")[2] for path in (folder / parts.OVERLAY).glob("*.parquet"))
-    part = max((int(number) for number in taken if number.isdigit()), default=0) + 1
+    part = last_part(folder) + 1
     laid: list[Segment] = []
     try:
         for kind, table in filled.items():
