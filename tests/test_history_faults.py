@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from history_tape import light_day
 from tapelab import errors
-from tapelab.exchange import serve
+from tapelab.exchange import faults, serve
 from tapelab.history import download_flat_file, fetch_data
 from tapelab.history.ticks import fetch_trades
 from tapelab.market import tables
@@ -57,6 +58,7 @@ FILES: dict[str, dict[str, Any]] = {
     "403": {"fault": "status", "code": 403},
     "404": {"fault": "status", "code": 404},
     "500": {"fault": "status", "code": 500},
+    "error in 200": {"fault": "error_in_200"},
     "cut": {"fault": "cut", "at": 0.5},
     "cut once each": {"fault": "cut", "at": 0.9, "times": 1, "each": True},
     "stall": {"fault": "stall", "seconds": 3600, "at": 0.5},
@@ -66,6 +68,12 @@ FILES: dict[str, dict[str, Any]] = {
     "replaced": {"fault": "replaced"},
     "replaced behind the list": {"fault": "replaced", "listed": False},
 }
+
+
+def test_no_fault_of_the_script_is_left_out() -> None:
+    tried = {"rest": [*PASSING.values(), *(rule for rule, _ in LASTING.values())], "s3": [*FILES.values()]}
+    for door, rules in tried.items():
+        assert {rule["fault"] for rule in rules} == set(faults.KINDS[door])  # type: ignore[index]
 
 
 @pytest.fixture(autouse=True)
@@ -81,18 +89,23 @@ def hurried(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def truth(real_day: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def tape(real_day: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return light_day(real_day, tmp_path_factory.mktemp("faults") / "tape", {"BAC": ("09:30", "09:40")})
+
+
+@pytest.fixture(scope="module")
+def truth(tape: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an exchange without faults gives."""
-    with serve(flat_files=real_day, speed=0) as exchange, exchange.use(home=tmp_path_factory.mktemp("truth")):
+    with serve(flat_files=tape, speed=0) as exchange, exchange.use(home=tmp_path_factory.mktemp("truth")):
         bars = fetch_data(NAMES, FIRST, LAST, "1m", "rest", adjust="none")
         trades = fetch_trades("BAC", *MORNING, method="rest", frame="arrow")
     assert len(trades) > 2 * PAGE
     return {"bars": bars, "trades": trades}
 
 
-def faulty(real_day: Path, home: Path, door: str, rule: Mapping[str, Any]) -> Iterator[Settings]:
-    faults = {door: [dict(rule)]}
-    with serve(flat_files=real_day, speed=0, faults=faults) as exchange, exchange.use(home=home) as settings:
+def faulty(tape: Path, home: Path, door: str, rule: Mapping[str, Any]) -> Iterator[Settings]:
+    script = {door: [dict(rule)]}
+    with serve(flat_files=tape, speed=0, faults=script) as exchange, exchange.use(home=home) as settings:
         yield settings
 
 
@@ -119,9 +132,9 @@ def assert_whole(settings: Settings, truth: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", PASSING)
 def test_a_rest_door_that_fails_for_a_while_gives_complete_data(
-    real_day: Path, tmp_path: Path, truth: dict[str, Any], name: str
+    tape: Path, tmp_path: Path, truth: dict[str, Any], name: str
 ) -> None:
-    for settings in faulty(real_day, tmp_path, "rest", PASSING[name]):
+    for settings in faulty(tape, tmp_path, "rest", PASSING[name]):
         found = fetch_data(NAMES, FIRST, LAST, "1m", "rest", adjust="none", fallback=False)
         pd.testing.assert_frame_equal(found, truth["bars"])
         assert_whole(settings, truth)
@@ -133,10 +146,10 @@ def test_a_rest_door_that_fails_for_a_while_gives_complete_data(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "stall")) for name in LASTING]
 )
 def test_a_rest_door_that_stays_broken_is_a_typed_error_or_the_other_route(
-    real_day: Path, tmp_path: Path, truth: dict[str, Any], name: str
+    tape: Path, tmp_path: Path, truth: dict[str, Any], name: str
 ) -> None:
     rule, error = LASTING[name]
-    for settings in faulty(real_day, tmp_path, "rest", rule):
+    for settings in faulty(tape, tmp_path, "rest", rule):
         with pytest.raises(error):
             fetch_data(NAMES, FIRST, LAST, "1m", "rest", adjust="none", fallback=False)
         with pytest.raises(error):
@@ -151,10 +164,10 @@ def test_a_rest_door_that_stays_broken_is_a_typed_error_or_the_other_route(
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_door_that_fails_gives_complete_data_or_a_typed_error_and_no_half_file(
-    real_day: Path, tmp_path: Path, truth: dict[str, Any], name: str
+    tape: Path, tmp_path: Path, truth: dict[str, Any], name: str
 ) -> None:
     rule = {"path": "*.csv.gz", **FILES[name]}
-    for settings in faulty(real_day, tmp_path, "s3", rule):
+    for settings in faulty(tape, tmp_path, "s3", rule):
         try:
             found = fetch_data(NAMES, FIRST, LAST, "1m", "flat_file", adjust="none", fallback=False)
             pd.testing.assert_frame_equal(bare(found), bare(truth["bars"]))
@@ -166,8 +179,8 @@ def test_a_file_door_that_fails_gives_complete_data_or_a_typed_error_and_no_half
         assert_whole(settings, truth)
 
 
-def test_a_listing_that_fails_turns_to_rest(real_day: Path, tmp_path: Path, truth: dict[str, Any]) -> None:
-    for _ in faulty(real_day, tmp_path, "s3", {"fault": "status", "code": 403}):
+def test_a_listing_that_fails_turns_to_rest(tape: Path, tmp_path: Path, truth: dict[str, Any]) -> None:
+    for _ in faulty(tape, tmp_path, "s3", {"fault": "status", "code": 403}):
         found = fetch_data(NAMES, FIRST, LAST, "1m", "flat_file", adjust="none")
         pd.testing.assert_frame_equal(found, truth["bars"])
         with pytest.raises(errors.SourceError):
@@ -175,24 +188,24 @@ def test_a_listing_that_fails_turns_to_rest(real_day: Path, tmp_path: Path, trut
 
 
 def test_both_doors_broken_is_one_error_that_names_both(
-    real_day: Path, tmp_path: Path, truth: dict[str, Any]
+    tape: Path, tmp_path: Path, truth: dict[str, Any]
 ) -> None:
-    faults = {
+    script = {
         "rest": [{"fault": "status", "code": 500}],
         "s3": [{"fault": "status", "code": 403, "path": "*.csv.gz"}],
     }
-    with serve(flat_files=real_day, speed=0, faults=faults) as exchange, exchange.use(home=tmp_path) as here:
+    with serve(flat_files=tape, speed=0, faults=script) as exchange, exchange.use(home=tmp_path) as here:
         with pytest.raises(errors.ServerTrouble, match="Flat Files failed"):
             fetch_data(NAMES, FIRST, LAST, "1m", "rest", adjust="none")
         assert_whole(here, truth)
 
 
 def test_what_a_faulty_door_left_is_finished_by_the_next_call(
-    real_day: Path, tmp_path: Path, truth: dict[str, Any]
+    tape: Path, tmp_path: Path, truth: dict[str, Any]
 ) -> None:
     """The door breaks on the third request for good, then is whole again."""
     rule = {"fault": "status", "code": 500, "path": BARS, "first": 3, "times": rest.TRIES}
-    for settings in faulty(real_day, tmp_path, "rest", rule):
+    for settings in faulty(tape, tmp_path, "rest", rule):
         with use(settings.with_(rest_calls_per_day=1000)):
             with pytest.raises(errors.ServerTrouble):
                 fetch_data(NAMES, FIRST, LAST, "1m", "rest", adjust="none", fallback=False)

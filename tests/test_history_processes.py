@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from history_tape import light_day
 from tapelab import errors
 from tapelab.budget import Budget
 from tapelab.exchange import Exchange, serve
@@ -71,8 +72,14 @@ def run(*processes: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def exchange(real_day: Path) -> Iterator[Exchange]:
-    with serve(flat_files=real_day, speed=0) as found:
+def tape(real_day: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    ticks_of = {"AIG": ("04:00", "20:00"), "BAC": ("09:30", "09:40")}
+    return light_day(real_day, tmp_path_factory.mktemp("processes") / "tape", ticks_of)
+
+
+@pytest.fixture(scope="module")
+def exchange(tape: Path) -> Iterator[Exchange]:
+    with serve(flat_files=tape, speed=0) as found:
         yield found
 
 
@@ -100,7 +107,7 @@ def test_two_processes_that_ask_the_same_of_rest_ask_once(counted: Settings) -> 
     assert_whole(counted)
 
 
-def test_two_processes_that_want_the_same_files_download_each_once(counted: Settings, real_day: Path) -> None:
+def test_two_processes_that_want_the_same_files_download_each_once(counted: Settings, tape: Path) -> None:
     work = (
         f"found = fetch_data({ALL}, {str(FIRST)!r}, {str(LAST)!r}, '1m', 'flat_file', adjust='none')\n"
         f"ticks = fetch_trades('AIG', {str(date(2013, 10, 9))!r}, '2013-10-09', method='flat_file')\n"
@@ -110,7 +117,7 @@ def test_two_processes_that_want_the_same_files_download_each_once(counted: Sett
     assert said[0] == said[1]
     days = [date(2013, 10, day) for day in (7, 8, 9, 10, 11)]
     keys = [*(wire.file_key(MINUTES, day) for day in days), wire.file_key(TRADES, days[2])]
-    assert spent(counted) == (0, sum((real_day / key).stat().st_size for key in keys))
+    assert spent(counted) == (0, sum((tape / key).stat().st_size for key in keys))
     assert_whole(counted)
 
 
