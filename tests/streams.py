@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -14,6 +17,8 @@ from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
 
 from tapelab.settings import Settings
 
@@ -208,6 +213,85 @@ class Vendor:
         for ws in list(self._subscribed):
             self._subscribed.pop(ws, None)
             await ws.close(code, reason)
+
+
+class Flood:
+    """A vendor that sends one block of frames over and over, as fast as it is taken.
+
+    `patience`: a client that takes nothing for so many seconds is cut, with what still waits for it lost.
+    `pause`: seconds between pieces of 64 KiB.
+    """
+
+    def __init__(self, block: bytes, *, patience: float = WAIT, pause: float = 0) -> None:
+        self.block, self.patience, self.pause = block, patience, pause
+        self.connections = 0
+        self.cut = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"ws://127.0.0.1:{self._server.getsockname()[1]}"
+        self._over = False
+
+    def __enter__(self) -> Flood:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._server.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        client.settimeout(self.patience)
+        linger = struct.pack("ii", 1, 0)  # closing forgets what was not taken, as an abrupt end does
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with client, suppress(ConnectionError, EOFError):
+            greet(client)
+            self.connections += 1
+            view = memoryview(self.block)
+            for at in itertools.cycle(range(0, len(view), 2**16)):
+                if self._over:
+                    return
+                if self.pause:
+                    time.sleep(self.pause)
+                piece = view[at : at + 2**16]
+                while piece:
+                    try:
+                        piece = piece[client.send(piece) :]
+                    except TimeoutError:
+                        self.cut += 1
+                        return
+
+
+def greet(client: socket.socket) -> None:
+    """The vendor's side of the handshake, the login and the topics, on a plain socket."""
+    protocol = ServerProtocol()
+
+    def say(*events: dict[str, Any]) -> None:
+        if events:
+            protocol.send_text(message(*events))
+        for data in protocol.data_to_send():
+            client.sendall(data)
+
+    while True:
+        heard = client.recv(65536)
+        if not heard:
+            raise EOFError
+        protocol.receive_data(heard)
+        for event in protocol.events_received():
+            if protocol.state is not OPEN:
+                protocol.send_response(protocol.accept(event))
+                say(status("connected", "Connected Successfully"))
+                continue
+            asked = json.loads(event.data)
+            if asked["action"] == "auth":
+                say(status("auth_success", "authenticated"))
+            else:
+                say(*(status("success", f"subscribed to: {topic}") for topic in asked["params"].split(",")))
+                return
 
 
 def settings_for(vendor: Vendor, home: Path, key: str = KEY) -> Settings:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -12,66 +10,19 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from streams import KEY, Vendor, both, firehose, settings_for, until
+from streams import KEY, Vendor, both, settings_for, until
 from tapelab.errors import MalformedAnswer, NotAuthorized, Unreachable
-from tapelab.live.process import Process
 from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.live.talk import Config
 from tapelab.massive.feed import open_feed
 from tapelab.settings import Settings
 from tapelab.store import journal
 from tapelab.store.dataset import list_datasets, open_dataset
-
-
-def receiver(vendor: Vendor, folder: Path) -> Process:
-    topics = ["Q.AAPL", "T.AAPL"]
-    return Process(
-        Config(
-            vendor.url, "stocks", KEY, topics, str(folder), bytes(16).hex(), str(folder.parent / "feed.lock")
-        )
-    )
-
-
-def kill_at_full_speed(folder: Path, seed: int) -> None:
-    chance = random.Random(seed)
-    with Vendor() as vendor, firehose(vendor, both):
-        process = receiver(vendor, folder)
-        until(lambda: process.hear() and process.figures.acknowledged > 20 + chance.randrange(200))
-        time.sleep(chance.random() / 20)
-        os.kill(process.pid, signal.SIGKILL)
-        process.hear()
-        acknowledged = process.figures.acknowledged
-        assert process.wait() == -signal.SIGKILL
-        told = list(vendor.told)
-    recovery = journal.recover(folder)
-    assert recovery.last is not None
-    assert recovery.last.sequence >= acknowledged
-    assert recovery.damaged == 0
-    kept = [m.payload for m in journal.messages(folder) if b'"status"' not in m.payload]
-    assert kept
-    assert kept == told[: len(kept)]
-    last = list(journal.records(folder))[-1]
-    assert json.loads(last.payload)["cause"] == "killed"
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_a_receiver_killed_at_full_speed_loses_nothing_that_was_acknowledged(
-    tmp_path: Path, seed: int
-) -> None:
-    kill_at_full_speed(tmp_path / "journal", seed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 200))
-def test_a_hundred_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, seed: int) -> None:
-    kill_at_full_speed(tmp_path / "journal", seed)
-
 
 PROGRAM = """
 import sys, time

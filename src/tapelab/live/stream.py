@@ -21,7 +21,7 @@ from tapelab.live.talk import Command, Config, Ending, Figures
 from tapelab.market import clock
 from tapelab.settings import Settings
 from tapelab.store.growing import Growing
-from tapelab.store.journal import Follower, Kind, Message, Note
+from tapelab.store.journal import SEGMENT_BYTES, Follower, Kind, Message, Note
 from tapelab.store.segments import is_held, lock_path
 
 TICK = 0.05  # seconds; the longest wait of the thread
@@ -177,6 +177,7 @@ class Stream:
             self._dataset_id,
             str(lock),
             self._keep,
+            SEGMENT_BYTES,
         )
         self._process = Process(config)
         self._started_at = clock.monotonic()
