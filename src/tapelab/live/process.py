@@ -12,6 +12,7 @@ import msgspec
 from tapelab.errors import RecordingError
 from tapelab.live.talk import Command, Config, Ending, Figures
 
+COMMAND = [sys.executable, "-P", "-m", "tapelab.live.receiver"]
 STOP_PATIENCE = 15.0  # seconds for closing, draining and compressing before it is killed
 
 
@@ -26,7 +27,7 @@ class Process:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         # A session of its own: Ctrl-C in the terminal is for us, and we end it in order.
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tapelab.live.receiver"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
