@@ -215,6 +215,22 @@ def test_who_goes_on_does_not_wait_for_the_segment_before_to_be_compressed(tmp_p
     assert not [note for note in read(tmp_path)[1] if note.kind is Kind.GAP]
 
 
+def test_a_segment_that_was_never_compressed_is_not_taken_for_the_newest(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path, segment_bytes=1)
+    receiver.open()
+    for n in range(3):
+        receiver.receive(frames(b"message %d" % n))
+    receiver.close()
+    sealed = sealed_name(raw_path(tmp_path, 1))  # there was no room to compress it at the time
+    with zstandard.open(sealed, "rb") as packed:
+        raw_path(tmp_path, 1).write_bytes(packed.read())
+    sealed.unlink()
+    last = list(journal.records(tmp_path))[-1]
+    recovery = journal.recover(tmp_path, compress=False)
+    assert recovery.last == last
+    assert recovery.ends_at == last.sequence
+
+
 def test_a_journal_is_put_in_order_even_where_there_is_no_room_to_compress_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from tapelab.store.records import (
     walk,
 )
 from tapelab.store.sealing import open_sealed, seal, sealed_name
-from tapelab.store.segments import Lock, RecordReader, lock_path, number_of, numbers, raw_path, read_header
+from tapelab.store.segments import Lock, RecordReader, lock_path, numbers, raw_path, read_header
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,10 @@ def _put_in_order(folder: Path) -> Recovery:
         if sealed.exists():
             (raw if open_sealed(sealed) else sealed).unlink()
     cut, damaged, last, gaps = 0, 0, None, list[bytes]()
-    for raw in _raw_segments(folder)[-1:]:
-        read_header(folder, number_of(raw))  # a newer tapelab's is left alone
-        cut, damaged, last, gaps = _mend(raw)
+    for number in numbers(folder)[-1:]:
+        read_header(folder, number)  # a newer tapelab's is left alone
+        if (newest := raw_path(folder, number)).exists():
+            cut, damaged, last, gaps = _mend(newest)
     if last is None:
         last = _last_of(folder)
     complete = last is not None and bool(last.flags & FINAL)

@@ -61,12 +61,11 @@ class Sealed:
             file.seek(start)
             packed = file.read(stop - start)
         try:
-            raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=length)
+            if zstandard.frame_content_size(packed) != length:  # it might ask for all the memory there is
+                raise _damaged(self.path, index)
+            return zstandard.ZstdDecompressor().decompress(packed)
         except zstandard.ZstdError as error:
             raise _damaged(self.path, index) from error
-        if len(raw) != length:
-            raise _damaged(self.path, index)
-        return raw
 
 
 def sealed_name(raw: Path) -> Path:

@@ -105,10 +105,6 @@ def raw_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}{RAW}"
 
 
-def number_of(segment: Path) -> int:
-    return int(segment.name.partition(".")[0])
-
-
 def read_header(folder: Path, number: int) -> FileHeader | None:
     """The header of a segment; `StoreError` when a newer tapelab wrote it."""
     raw = raw_path(folder, number)
