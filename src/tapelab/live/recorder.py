@@ -21,7 +21,7 @@ from tapelab.settings import Settings, current
 from tapelab.store import catalogue, files, growing, manifest, parts
 from tapelab.store.dataset import Dataset, check_name, folder_of, open_dataset
 from tapelab.store.growing import Growing
-from tapelab.store.shaping import bars_of
+from tapelab.store.shaping import bars_of, spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -300,8 +300,7 @@ def provenance_of(settings: Settings, market: str, channels: Sequence[str]) -> d
 
 def write_bars(dataset: Dataset, interval: Interval) -> Path:
     """Lay the bars of a dataset beside it, for any program that reads Parquet."""
-    label = interval.text if interval.text.endswith("mo") else interval.text.replace("m", "min")
-    path = dataset.path / f"bars_{label}.parquet"
+    path = dataset.path / f"bars_{spelled(interval)}.parquet"
     parts.write_parquet(tables.to_frame(dataset.bar_table(interval), "arrow"), path, replace=True)
     return path
 

@@ -12,7 +12,6 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from functools import partial
@@ -31,10 +30,11 @@ from tapelab.market.tables import Frame
 from tapelab.settings import Settings, current
 from tapelab.store import manifest, parts
 from tapelab.store.columns import KINDS, Decoder, Position
+from tapelab.store.coverage import Coverage, coverage_of
 from tapelab.store.growing import JOURNAL, finish_killed, peek
-from tapelab.store.manifest import Filled, Heard, Manifest, Mark, Segment, Version
+from tapelab.store.manifest import Filled, Manifest, Mark, Segment, Version
 from tapelab.store.overlay import Overlay, begin, tick_parts
-from tapelab.store.shaping import Kind, bar_length, bars_of, paced
+from tapelab.store.shaping import Format, Kind, bar_length, bars_of, paced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,23 +47,6 @@ VIEWS: tuple[View, ...] = ("received", "healed")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHOWN = ("endpoint", "source", "simulated", "tape", "quote_size_unit")  # facts of every table
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What a dataset holds of one symbol.
-
-    `quotes`, `trades`, `bars` count rows; `first` and `last` are the exchange's times of the first and last
-    of them. `listened`: from when to when (our clock) the symbol was subscribed; inside these, and outside
-    the gaps, no row means that nothing happened. Times are ns UTC.
-    """
-
-    quotes: int
-    trades: int
-    bars: int
-    first: int
-    last: int
-    listened: tuple[tuple[int, int], ...]
 
 
 class Dataset:
@@ -121,20 +104,7 @@ class Dataset:
     @property
     def coverage(self) -> dict[str, Coverage]:
         """By symbol, what is there, and when we listened."""
-        known = self._manifest
-        asked = {topic.split(".", 1)[1] for heard in known.heard for topic in heard.topics}
-        return {
-            name: Coverage(
-                seen.quotes,
-                seen.trades,
-                seen.bars,
-                seen.first,
-                seen.last,
-                _listened(known.heard, name, known.ended),
-            )
-            for name in sorted({*known.symbols, *asked} - {"*"})
-            for seen in (known.symbols.get(name, manifest.Seen()),)
-        }
+        return coverage_of(self._manifest)
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
@@ -357,6 +327,24 @@ class Dataset:
         found = [one if isinstance(one, Dataset) else open_dataset(one) for one in others]
         return catalogue.merge(self, *found, name=name)
 
+    def export(
+        self,
+        path: str | Path,
+        format: Format = "parquet",  # noqa: A002
+        *,
+        interval: str = "1m",
+        view: View = "received",
+    ) -> Path:
+        """Write the dataset for other programs into a new folder, whole or not at all; gives that folder.
+
+        `format`: `"parquet"` or `"csv"` (quotes, trades, and bars of `interval`), or `"flat_files"`, the
+        vendor's layout. `export.json` beside them says what is lacking. What is simulated says so in every
+        name. Raises `UsageError` where something is there already.
+        """
+        from tapelab.store import export
+
+        return export.export(self, Path(path).expanduser(), format, interval=interval, view=view)
+
     def _overlay(self, view: str) -> tuple[Segment, ...]:
         if view not in VIEWS:
             raise UnknownName.among("view", view, VIEWS)
@@ -501,19 +489,6 @@ def _find(name_or_path: str | Path, settings: Settings | None) -> Path:
         remedy=f"Did you mean {near[0]!r}?" if near else "See list_datasets(), or `tapelab datasets`.",
         name=str(name_or_path),
     )
-
-
-def _listened(heard: tuple[Heard, ...], symbol: str, ended: int) -> tuple[tuple[int, int], ...]:
-    stretches: list[tuple[int, int]] = []
-    for one in heard:
-        if not any(topic.split(".", 1)[1] in (symbol, "*") for topic in one.topics):
-            continue
-        end = one.end or ended
-        if stretches and stretches[-1][1] == one.start:
-            stretches[-1] = (stretches[-1][0], end)
-        else:
-            stretches.append((one.start, end))
-    return tuple(stretches)
 
 
 def _covers(dataset: Dataset, day: date) -> bool:

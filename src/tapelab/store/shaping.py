@@ -15,7 +15,10 @@ from tapelab.market.intervals import Interval
 from tapelab.market.symbols import Market
 
 Kind = Literal["trades", "quotes", "bars"]
+Format = Literal["parquet", "csv", "flat_files"]
+
 SOURCES: tuple[Kind, ...] = ("trades", "quotes", "bars")
+FORMATS: tuple[Format, ...] = ("parquet", "csv", "flat_files")
 
 
 def bars_of(
@@ -48,6 +51,11 @@ def bars_of(
         )
     built = market_bars.from_bars(bars, interval, market=market)
     return tables.with_facts(built, **tables.facts(bars), built_from="bars", interval=interval.text)
+
+
+def spelled(interval: Interval) -> str:
+    """An interval in the name of a file, as pandas writes it: `1min`, `10s`, `1mo`."""
+    return interval.text if interval.text.endswith("mo") else interval.text.replace("m", "min")
 
 
 def bar_length(provenance: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ from tapelab.market import clock
 from tapelab.market.adjust import Split
 from tapelab.market.clock import SECOND
 from tapelab.massive import wire
+from tapelab.store import export
 
 LARGE = 64 << 20  # bytes of a day's packed ticks; beyond this they are sorted on the disk
 LOOK_AGAIN = SECOND  # after this a folder is looked through anew
@@ -31,8 +32,8 @@ _log = logging.getLogger(__name__)
 class FlatFileTape(Tape):
     """A folder in the vendor's layout, served byte for byte.
 
-    A folder `reference` may lie in it (`beside.py`). Raises `ServeError` if it holds no file of a known
-    product.
+    A folder `reference` may lie in it (`beside.py`). One that was exported from a simulated market stays
+    simulated. Raises `ServeError` if it holds no file of a known product.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +48,8 @@ class FlatFileTape(Tape):
             )
         told_apart = "\n".join(f"{p} {d} {self._path(p, d).stat().st_size}" for p, d in held)
         digest = hashlib.sha256(told_apart.encode()).hexdigest()[:8]
-        self.identity = f"flat-files {header_safe(self.folder.name)} {digest}"
+        made_up = "simulated " if export.is_simulated(self.folder) else ""
+        self.identity = f"{made_up}flat-files {header_safe(self.folder.name)} {digest}"
 
     def _days(self, product: str) -> list[date]:
         now = clock.monotonic()
