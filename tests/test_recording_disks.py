@@ -238,17 +238,19 @@ def test_a_wall_clock_that_jumps_an_hour_is_noted_and_no_event_runs_back(
     """An hour forward, then two back; the clock of arrival takes no part in it."""
     monkeypatch.setattr(process, "COMMAND", [sys.executable, "-c", CLOCK_JUMPS])
     monkeypatch.setattr(stream, "GATHER_EVERY", 0)
-    with Vendor() as vendor:
-        with WebSocketDataRecorder(["AAPL"], settings=settings_for(vendor, tmp_path)) as recorder:
-            folder = recorder._growing.journal  # type: ignore[union-attr]
-            n = 0
-            while n <= 10 or len(steps(folder)) < 2:
-                vendor.tell(both(n))
-                n += 1
-                until(lambda n=n: recorder.stats.events == 2 * n)
-                if n == 10:
-                    vendor.cut()
-                    vendor.await_subscribers()
+    with (
+        Vendor() as vendor,
+        WebSocketDataRecorder(["AAPL"], settings=settings_for(vendor, tmp_path)) as recorder,
+    ):
+        folder = recorder._growing.journal  # type: ignore[union-attr]
+        n = 0
+        while n <= 10 or len(steps(folder)) < 2:
+            vendor.tell(both(n))
+            n += 1
+            until(lambda n=n: recorder.stats.events == 2 * n)
+            if n == 10:
+                vendor.cut()
+                vendor.await_subscribers()
     forward, back = steps(folder)
     assert abs(forward - 3600 * clock.SECOND) < clock.SECOND
     assert abs(back + 7200 * clock.SECOND) < clock.SECOND
