@@ -65,12 +65,24 @@ def parser() -> argparse.ArgumentParser:
     sync.add_argument("--start", required=True)
     sync.add_argument("--end", required=True)
 
+    verb("update", verbs.update, "Every day's chores: new files, healing, what was provisional or killed.")
+
     record = verb("record", verbs.record, "Record the live stream: every frame, safe against a kill.")
     record.add_argument("symbols", nargs="+", metavar="SYMBOL")
     record.add_argument("--duration", type=verbs.seconds, help="90s, 10m or 6h; without it until Ctrl-C")
     record.add_argument("--name", help="name of the dataset")
     record.add_argument("--tag", action="append", default=[], help="may be given several times")
     record.add_argument("--channels", default="quotes,trades", help="quotes, trades, bars")
+    record.add_argument(
+        "--schedule", action="store_true", help="every session by the exchange's calendar, one dataset each"
+    )
+    record.add_argument("--hours", choices=("all", "regular"), help="with --schedule; all hours unless said")
+    record.add_argument("--margin", type=verbs.seconds, metavar="5m", help="so long before and after them")
+    record.add_argument("--health-port", type=int, metavar="N", help="health as JSON on 127.0.0.1")
+    record.add_argument(
+        "--webhook-file", type=Path, metavar="FILE", help="holds the address that is told what goes wrong"
+    )
+    record.add_argument("--min-free", type=float, default=5.0, metavar="GB", help="less disk is worth a word")
 
     datasets = verb("datasets", verbs.datasets, "What was recorded: list, show, verify, tag.")
     datasets.add_argument("action", nargs="?", default="list", choices=("list", "show", "verify", "tag"))

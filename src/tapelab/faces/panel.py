@@ -1,21 +1,23 @@
-"""The live panel of `tapelab record`: what has arrived, how late, and what was lost."""
+"""What a terminal shows while it works; above all the live panel of `tapelab record`."""
 
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tapelab.market import clock
+from tapelab.market import clock, sessions
+from tapelab.store.room import in_words
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-REFRESH = 0.5  # seconds between two looks at the statistics
+    from tapelab.live.schedule import Slot
+    from tapelab.live.watch import Watch
 
-
+QUOTES = 12  # symbols whose last quote is shown
 WIDE = 1_000  # columns where there is no terminal: nothing that is piped on is cut or folded
 
 
@@ -38,43 +40,112 @@ def doing(what: str) -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def watch(recorder: Any, ended: threading.Event, duration: float | None) -> None:
-    """Show the recording's statistics until the time is over, a signal comes, or the recording fails.
+class Panel:
+    """On a terminal a panel that follows a `Watch`; in a pipe nothing. Give `show` to the watch."""
 
-    On a terminal the panel is live; in a pipe nothing is printed.
-    """
-    until = None if duration is None else clock.monotonic() + round(duration * clock.SECOND)
-    live = _live() if sys.stdout.isatty() else None
-    if live:
-        live.start()
-    try:
-        while not ended.is_set() and (until is None or clock.monotonic() < until):
-            left = REFRESH if until is None else min(REFRESH, (until - clock.monotonic()) / clock.SECOND)
-            ended.wait(max(left, 0))
-            stats = recorder.stats
-            if stats.error:
-                raise stats.error
-            if live:
-                live.update(_table(stats))
-    finally:
-        if live:
-            live.stop()
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._quotes: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Panel:
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(auto_refresh=False, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, watch: Watch) -> None:
+        """Draw how things stand; called after each look."""
+        if self._live is None:
+            return
+        if watch.recorder is None:
+            self._quotes.clear()
+        else:
+            import polars as pl
+
+            rows = pl.from_arrow(watch.recorder.newest_quotes())
+            assert isinstance(rows, pl.DataFrame)
+            newest = rows.unique("symbol", keep="last", maintain_order=True)
+            self._quotes.update((row["symbol"], row) for row in newest.iter_rows(named=True))
+        self._live.update(_panel(watch, self._quotes), refresh=True)
 
 
-def _live() -> Any:
-    from rich.live import Live
-
-    return Live(refresh_per_second=4, transient=True)
-
-
-def _table(stats: Any) -> Any:
+def _panel(watch: Watch, quotes: dict[str, dict[str, Any]]) -> RenderableType:
     from rich import box
+    from rich.console import Group
+    from rich.panel import Panel as Frame
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.ROUNDED, show_header=False, title="recording", caption="Ctrl-C ends it cleanly")
-    table.add_row("events", f"{stats.events:,}")
-    table.add_row("frames", f"{stats.frames:,}")
-    table.add_row("on disk", f"{stats.acknowledged / 1e6:,.1f} MB ({stats.durable / 1e6:,.1f} MB flushed)")
-    table.add_row("lag", "–" if stats.lag_ms is None else f"{stats.lag_ms:,.1f} ms")
-    table.add_row("gaps", f"{stats.gaps} ({stats.reconnects} reconnections)")
-    return table
+    said: Any = watch.said
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column()
+    for name, value in _facts(watch):
+        facts.add_row(name, value)
+    parts: list[RenderableType] = [facts]
+    if quotes:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 2))
+        table.add_column("symbol")
+        for name in ("bid", "ask", "spread", "at"):
+            table.add_column(name, justify="right")
+        for symbol in sorted(quotes)[:QUOTES]:
+            table.add_row(symbol, *_quote(quotes[symbol]))
+        more = len(quotes) - QUOTES
+        parts += [table, Text(f"  and {more:,} more symbols", "dim")] if more > 0 else [table]
+    parts += [Text(line, style="bold red") for line in said["problems"].values()]
+    title = f"{said['state']} {said['dataset']}".strip()
+    return Frame(
+        Group(*parts),
+        title=title,
+        subtitle="Ctrl-C ends it cleanly",
+        border_style="red" if said["problems"] else "green" if said["state"] == "recording" else "none",
+        expand=False,
+        padding=(1, 2),
+    )
+
+
+def _facts(watch: Watch) -> list[tuple[str, str]]:
+    said: Any = watch.said
+    rows = [("session", _session(watch.slot))] if watch.slot else []
+    if said["state"] != "recording":
+        return rows
+    lag, gaps = said["lag_ms"], said["gaps"]
+    causes = ", ".join(f"{cause} {count}" for cause, count in gaps.items())
+    on_disk, durable = in_words(said["acknowledged_bytes"]), in_words(said["durable_bytes"])
+    return [
+        *rows,
+        ("rate", f"{said['events_per_second']:,.0f} events/s, {said['events']:,} so far"),
+        ("lag", "–" if lag is None else f"{lag:,.1f} ms"),
+        ("connection", f"{'up' if said['connected'] else 'down'}, {said['reconnects']} reconnections"),
+        ("gaps", f"{sum(gaps.values())} ({causes})" if gaps else "none"),
+        ("safe", f"{on_disk} from a kill, {durable} from a power cut"),
+        ("disk", str(watch.forecast) if watch.forecast else "–"),
+    ]
+
+
+def _session(slot: Slot) -> str:
+    zone = sessions.zone(slot.session.market)
+    start, stop = (clock.iso(moment, zone)[11:16] for moment in (slot.start, slot.stop))
+    early = ", early close" if slot.session.early_close else ""
+    minutes = (slot.start - clock.now()) // clock.MINUTE
+    ahead = f", in {minutes // 60:,} h {minutes % 60} min" if minutes >= 0 else ""
+    return f"{slot.session.date:%a} {slot.session.date}, {start} to {stop} {zone}{early}{ahead}"
+
+
+def _quote(row: dict[str, Any]) -> tuple[str, ...]:
+    bid, ask = row["bid"], row["ask"]
+    spread = "–" if bid is None or ask is None else f"{ask - bid:.4g}"
+    at = clock.iso(row["ts_event"], "America/New_York")[11:19]
+    return (
+        *("–" if side is None else f"{side:,.4g}" if side < 1 else f"{side:,.2f}" for side in (bid, ask)),
+        spread,
+        at,
+    )

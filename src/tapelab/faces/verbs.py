@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import tapelab as tl
-from tapelab.errors import MissingExtra, ServeError, Unwritable, UsageError
+from tapelab.errors import MissingExtra, ServeError, TapelabError, Unwritable, UsageError
 from tapelab.market import clock
+from tapelab.settings import current
 
 ROWS_PRINTED = 40
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
@@ -85,6 +86,26 @@ def sync(chosen: Namespace) -> None:
         print(report)
 
 
+def update(chosen: Namespace) -> None:
+    from tapelab.faces.update import update as chores
+
+    found = []
+    for done in chores(current()):
+        found.append(done)
+        if not chosen.json:
+            print(done, flush=True)
+    if chosen.json:
+        _print_json([asdict(done) for done in found])
+    elif not found:
+        print("Nothing is here yet that needs care.")
+    failed = [done.what for done in found if done.failed]
+    if failed:
+        raise TapelabError(
+            f"{len(failed)} of {len(found)} chores failed: {', '.join(failed[:5])}.",
+            remedy="What could be done is done; call it again when the cause is mended.",
+        )
+
+
 def _how(chosen: Namespace) -> dict[str, Any]:
     return {"method": chosen.method, "adjust": chosen.adjust, "hours": chosen.hours}
 
@@ -105,33 +126,9 @@ def _write(path: Path, frame: Any) -> None:
 
 
 def record(chosen: Namespace) -> None:
-    from tapelab.faces.panel import watch
+    from tapelab.faces import recording
 
-    if chosen.name:
-        _check_free(chosen.name)
-    channels = tuple(channel.strip() for channel in chosen.channels.split(",") if channel.strip())
-    recorder = tl.WebSocketDataRecorder(chosen.symbols, channels=channels)
-    ended = _on_signal()
-    with recorder:
-        watch(recorder, ended, chosen.duration)
-    path = recorder.save_dataset(chosen.name or recorder.stats.dataset)
-    dataset = tl.open_dataset(path)
-    if chosen.tag:
-        dataset = dataset.tag(*chosen.tag)
-    stats = recorder.stats
-    if chosen.json:
-        _print_json({"path": str(path), "name": dataset.name, "events": stats.events, "gaps": stats.gaps})
-    else:
-        print(f"{stats.events:,} events, {stats.gaps} gaps: dataset {dataset.name} ({path.parent})")
-
-
-def _check_free(name: str) -> None:
-    """Said before anything is recorded, not hours later when the recording is to get its name."""
-    from tapelab.store.dataset import check_name
-
-    check_name(name)
-    if any(dataset.name == name for dataset in tl.list_datasets()):
-        raise UsageError(f"There is a dataset {name!r} already.", remedy="Choose another --name.")
+    print(recording.record(chosen, _on_signal()))
 
 
 def datasets(chosen: Namespace) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+import pyarrow as pa
 
 from tapelab.errors import Locked, NoData, RecordingError, TapelabError, UnknownName, UsageError
+from tapelab.live.problems import is_stalled
 from tapelab.live.stream import Stream, following
 from tapelab.market import clock, sessions, symbols, tables
 from tapelab.market.intervals import Interval
+from tapelab.market.sessions import Session
 from tapelab.market.symbols import Market
 from tapelab.massive.feed import CHANNELS, topics_of
 from tapelab.settings import Settings, current
@@ -40,7 +44,9 @@ class RecordingStats:
     `acknowledged`, `durable`: bytes of the journal that survive a kill, and a power cut. `lag_ms`: how far
     behind the exchange's clock the newest event arrived; None for a replay of another day. `unknown`,
     `malformed`, `dropped`: events of channels without a table, what breaks the protocol, messages cut off
-    by the end of a connection; all of them stay in the journal. `since`: ns UTC. `error`: what ended it.
+    by the end of a connection; all of them stay in the journal. `since`: ns UTC. `last_event`: when the
+    newest event arrived, ns UTC. `connected`: the topics are confirmed just now. `stalled`: nothing comes
+    though the session is open and something should. `causes`: the gaps by cause. `error`: what ended it.
     """
 
     state: State
@@ -53,6 +59,7 @@ class RecordingStats:
     bars: int = 0
     reconnects: int = 0
     gaps: int = 0
+    causes: Mapping[str, int] = field(default_factory=dict)
     lag_ms: float | None = None
     acknowledged: int = 0
     durable: int = 0
@@ -60,6 +67,9 @@ class RecordingStats:
     malformed: int = 0
     dropped: int = 0
     since: int | None = None
+    last_event: int | None = None
+    connected: bool = False
+    stalled: bool = False
     error: TapelabError | None = None
 
 
@@ -109,7 +119,7 @@ class WebSocketDataRecorder:
         try:
             stream.start(grows, grows.journal, grows.manifest.id)
         except Locked as error:
-            _discard(grows)
+            self._discard(grows)
             leader = following(error, topics)
             if leader is None:
                 raise
@@ -117,7 +127,7 @@ class WebSocketDataRecorder:
             stream = Stream(self._settings, self.market, topics)
             stream.follow(grows, leader)  # waits for nobody
         except BaseException:
-            _discard(grows)
+            self._discard(grows)
             raise
         self._growing, self._stream = grows, stream
 
@@ -166,6 +176,11 @@ class WebSocketDataRecorder:
             raise RecordingError("Nothing is recorded yet.", remedy="Call start() first.")
         frame: pd.DataFrame = tables.to_frame(bars_of(source.table, interval, Market(self.market)))
         return frame
+
+    def newest_quotes(self) -> pa.Table:
+        """Some quotes that came last, while it records: for a look at them, not to count."""
+        grows = self._growing
+        return grows.newest_rows("quotes") if grows is not None else tables.QUOTES.empty_table()
 
     def save_dataset(self, name: str, resample_interval: str = "1min", append: bool = False) -> Path:
         """Give the finished recording its name; returns the path of its bars, `<dataset>/bars_1min.parquet`.
@@ -240,25 +255,42 @@ class WebSocketDataRecorder:
             following=leader,
         )
 
+    def _discard(self, grows: Growing) -> None:
+        """Remove what a recording that never began has left."""
+        grows.close()
+        shutil.rmtree(grows.folder)
+
     def _stats_of(self, grows: Growing, stream: Stream, state: State) -> RecordingStats:
         known, counts, figures = grows.manifest, grows.counts(), stream.figures
         seen = known.symbols.values()
         rows = {kind: sum(getattr(one, kind) for one in seen) for kind in ("quotes", "trades", "bars")}
-        lag = grows.lag
+        lag, now, events = grows.lag, clock.now(), sum(rows.values())
+        last = grows.newest + lag if grows.newest is not None and lag is not None else None
+        running = state == "recording" and stream.error is None
         return RecordingStats(
             state="failed" if stream.error is not None else state,
             dataset=grows.folder.name,
-            events=sum(rows.values()),
+            events=events,
             **rows,
             **{name: counts[name] for name in ("frames", "bytes", "unknown", "malformed", "dropped")},
             reconnects=max(counts["connections"] - 1, 0),
             gaps=len(known.gaps),
+            causes=Counter(gap.cause for gap in known.gaps),
             lag_ms=lag / clock.MILLISECOND if lag is not None and abs(lag) < MAX_LAG else None,
             acknowledged=figures.acknowledged_bytes,
             durable=figures.durable_bytes,
             since=known.begun,
+            last_event=last,
+            connected=running and bool(grows.topics),
+            stalled=running and is_stalled(now, known.begun, events, last, session_at(self.market, now)),
             error=stream.error,
         )
+
+
+def session_at(market: str, now: int) -> Session | None:
+    """The session of that exchange's date."""
+    kept = Market(market)
+    return sessions.session(kept, clock.date_of(now, sessions.zone(kept)))
 
 
 def parse_symbols(given: str | Sequence[str]) -> tuple[str, list[str]]:
@@ -307,9 +339,3 @@ def write_bars(dataset: Dataset, interval: Interval) -> Path:
 
 def spelling(name: str) -> str:
     return name if name == WILDCARD else symbols.parse(name).websocket
-
-
-def _discard(grows: Growing) -> None:
-    """Remove what a recording that never began has left."""
-    grows.close()
-    shutil.rmtree(grows.folder)

@@ -28,16 +28,23 @@ FLUSH_ROWS = 500_000
 FLUSH_EVERY = 5 * clock.MINUTE
 GATHER_BYTES = 4 * 2**20  # of messages turned into tables at a time
 MAX_NAMES = 1000
+NEWEST = 4  # batches of rows that are looked at as the newest
 
 _LOCK = "lock"
 
 
 def create(
-    parent: Path, name: str, *, provenance: Mapping[str, object], following: Path | None = None
+    parent: Path,
+    name: str,
+    *,
+    provenance: Mapping[str, object],
+    following: Path | None = None,
+    gaps: tuple[Lost, ...] = (),
 ) -> Growing:
     """Begin a recording in `parent/name` (or `name-2`, … where that is taken).
 
-    `following`: the journal of a running recording to read from, from here on, instead of one's own.
+    `following`: the journal of a running recording to read from, from here on, instead of one's own. `gaps`:
+    what is known to be lost already.
     """
     files.make_folder(parent)
     for n in range(1, MAX_NAMES):
@@ -57,6 +64,7 @@ def create(
             begun=now,
             provenance=dict(provenance),
             journals=() if following else (Journaled(JOURNAL),),
+            gaps=gaps,
         )
         growing = Growing(folder, begun, following=following)
         manifest.save(folder, begun)
@@ -67,6 +75,21 @@ def create(
 def lock_of(folder: Path) -> Path:
     """What the recorder of a dataset holds."""
     return folder / _LOCK
+
+
+def cut_short(folder: Path) -> Growing | None:
+    """A recording whose recorder died, to go on with; None where it is finished or has no journal.
+
+    Raises `Locked` while somebody records into it.
+    """
+    begun = manifest.load(folder)
+    if begun.version > 0 or not begun.journals:
+        return None
+    held = Lock(lock_of(folder))
+    if is_held(lock_path(folder / JOURNAL)):  # its receiver has not noticed yet
+        held.close()
+        raise Locked(f"{folder.name} is still written.", remedy="Wait until it has ended, or stop it.")
+    return Growing(folder, manifest.load(folder), held=held)
 
 
 def finish_killed(folder: Path) -> Manifest:
@@ -186,6 +209,11 @@ class Growing:
             laid, pending = self.manifest.segments, list(self._pending[kind])
         read = [parts.read_segment(self.folder, segment) for segment in laid if segment.kind == kind]
         return tables.concat([*read, *pending], tables.SCHEMAS[kind])
+
+    def newest_rows(self, kind: str) -> pa.Table:
+        """Some rows of a kind that came last; none right after they were laid down."""
+        with self._guard:
+            return tables.concat(self._pending[kind][-NEWEST:], tables.SCHEMAS[kind])
 
     def counts(self) -> dict[str, int]:
         """Since the recording began: frames, bytes, connections; what was unknown, malformed and dropped."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,14 @@ _TICKS = re.compile(r"ticks/(?P<kind>\w+)/(?P<symbol>[^/]+)/[\d-]{10}/(?P<stretc
 
 class _About(msgspec.Struct):
     rows: int | None = None
+
+
+class _Day(msgspec.Struct):
+    final: bool
+
+
+class _Provisional(msgspec.Struct):
+    days: dict[date, _Day] = {}
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,31 @@ def broken_files(folder: Path) -> Iterator[Broken]:
             msgspec.json.decode(path.read_bytes())
         except msgspec.DecodeError:
             yield Broken(path, "reference")
+
+
+def products(folder: Path) -> dict[str, list[date]]:
+    """The products of which there are day files below a lake's folder, and of which days, oldest first."""
+    found: dict[str, list[date]] = {}
+    for path in sorted(folder.glob("*/*/[0-9]*/[0-9]*/????-??-??.parquet")):
+        if parsed := read_key(path.relative_to(folder).with_suffix(".csv.gz").as_posix()):
+            found.setdefault(parsed[0], []).append(parsed[1])
+    return found
+
+
+def provisional(folder: Path) -> dict[tuple[str, str], list[date]]:
+    """What REST gave before a day was final: its days, by symbol and base. Damaged files are passed over."""
+    found: dict[tuple[str, str], list[date]] = {}
+    for path in sorted(folder.glob("rest/*/*/*.parquet")):
+        match = _REST.fullmatch(path.relative_to(folder).as_posix())
+        if match is None:
+            continue
+        with contextlib.suppress(Damaged):
+            footer = sheets.footer(path)
+            days = sheets.decoded(footer.about, _Provisional, path).days if footer else {}
+            open_ = [day for day, known in days.items() if not known.final]
+            if open_:
+                found.setdefault((unquote(match["symbol"]), match["base"]), []).extend(open_)
+    return found
 
 
 def _good(path: Path) -> bool:
