@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -21,6 +21,10 @@ from s3 import KEY_ID, SECRET, serving_folder
 from tapelab import errors
 from tapelab.budget import Budget
 from tapelab.history import download_flat_file, fetch_data, fetch_trades, plan_fetch, sync_flat_files
+from tapelab.market import sessions
+from tapelab.massive.wire.catalogue import CATALOGUE
+from tapelab.massive.wire.csvfile import Notes
+from tapelab.massive.wire.otherfile import flat_file
 from tapelab.settings import Settings, use
 from test_rest import KEY, Asked, Reply, serving
 
@@ -101,7 +105,9 @@ class Rest:
 
     def __call__(self, asked: Asked) -> Reply:
         _, _, _, _, ticker, _, _, span, first, last = asked.path.split("/")
-        market = next(m for m, s in SYMBOLS.items() if s[0][:2] == ticker[:2])
+        market = next((m for m, s in SYMBOLS.items() if s[0][:2] == ticker[:2]), None)
+        if market is None:
+            return Reply(json.dumps({"status": "OK", "ticker": ticker, "resultsCount": 0}).encode())
         zone = MARKETS[market][1]
         rows = self.rows[market, span]
         stamps = pd.to_datetime(rows["window_start"], utc=True)
@@ -243,6 +249,47 @@ def test_a_sync_of_crypto_counts_every_day_and_writes_no_month_that_is_not_over(
     known = fetch_data("X:ETHUSD", FIRST, LAST, "15m").attrs["tapelab"]
     assert (known["route"], known["routes"]) == ("cache", {"cache": 6})
     assert Budget(here).left().calls_today == 0
+
+
+def samples(shared: Path) -> dict[Path, str]:
+    """The vendor's own files of other markets, in `payloads`, and which product each is."""
+    found = {}
+    for path in sorted((shared / "payloads/flatfiles").glob("*.csv")):
+        folder, _, kind = path.stem.removeprefix("header-only--").partition("-")
+        kind = kind.partition("-")[0]
+        if folder != "us_stocks_sip":
+            found[path] = f"{folder.replace('futures_X', 'futures_comex')}/{kind}"
+    return found
+
+
+@pytest.mark.judge
+def test_the_vendors_files_of_every_other_product_are_read_value_by_value(shared: Path) -> None:
+    ours = {"ticker": "symbol", "window_start": "timestamp"}
+    found = samples(shared)
+    stocks = {name for name in CATALOGUE if name.startswith("us_stocks_sip/")}
+    exchanges = {name for name in CATALOGUE if name.startswith("us_futures_") and "comex" not in name}
+    assert set(found.values()) == set(CATALOGUE) - stocks - exchanges
+    for path, product in found.items():
+        theirs = pd.read_csv(path, dtype=str, keep_default_na=False)
+        kind = CATALOGUE[product]
+        assert tuple(theirs.columns) == kind.header
+        clock = next(name for name in theirs.columns if name == "window_start" or "timestamp" in name)
+        stamp = int(theirs[clock].iloc[0]) if len(theirs) else pd.Timestamp(FIRST).value
+        day = pd.Timestamp(stamp, tz="UTC").tz_convert(sessions.zone(kind.market)).date()
+        _, parts = flat_file(path, product, day=day, notes=Notes())
+        rows = [row for part in parts for row in part.to_pylist()]
+        assert len(rows) == len(theirs)
+        for row, text in zip(rows, theirs.to_dict("records"), strict=True):
+            for name, value in text.items():
+                mine = row[ours.get(str(name), str(name)) if kind.product else str(name)]
+                if isinstance(mine, datetime):
+                    mine = pd.Timestamp(mine).value
+                assert str(mine) == value or float(mine) == float(value), (path.name, name)
+
+
+def test_what_is_spelt_like_a_future_is_told_where_futures_are(here: Settings) -> None:
+    with pytest.raises(errors.NoData, match=r"futures come by download_flat_file only.*us_futures_cme"):
+        fetch_data("ESM4", FIRST, FIRST, "1m", "rest", adjust="none")
 
 
 def test_what_other_markets_lack_is_said_before_anything_is_sent(here: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import multiprocessing
 import os
 import pickle
@@ -25,12 +26,14 @@ from s3 import SECRET, serving_folder, settings_for
 from tapelab import errors
 from tapelab.budget import GIGABYTE, Budget
 from tapelab.history import sync
+from tapelab.history.bulk import Bulk
 from tapelab.history.mend import mend_lake
 from tapelab.history.sync import sync_flat_files, worker_environment
 from tapelab.market import sessions, tables
 from tapelab.market.clock import MINUTE
 from tapelab.market.symbols import Market
 from tapelab.massive import wire
+from tapelab.massive.flatfiles import Listed
 from tapelab.settings import Settings, use
 from tapelab.store.lake import Lake
 
@@ -126,6 +129,28 @@ def test_a_sync_brings_every_day_and_the_next_one_costs_nothing(
     assert (again.brought, again.held, again.bytes) == ((), tuple(SESSIONS), 0)
     assert spent(here) == total(served)
     assert "30 were here" in str(again)
+
+
+def test_a_terminal_shows_how_far_how_fast_and_how_long_still(
+    here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal, pipe = Terminal(), io.StringIO()
+    for stderr, last in ((terminal, SESSIONS[3]), (pipe, SESSIONS[5])):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with Bulk() as bulk:
+            bulk.begin(MINUTES, [Listed(MINUTES, last, "key", "etag", 2_000_000, 0)])
+            bulk.came(500_000)
+            bulk.came(500_000)
+        sync_flat_files(MINUTES, FIRST, last)
+    shown = terminal.getvalue()
+    assert "1.0/2.0 MB" in shown, "how far"
+    assert "B/s" in shown or "?" in shown, "how fast, once that is known"
+    assert ":--" in shown or "0:0" in shown, "how long still"
+    assert pipe.getvalue() == ""
 
 
 def test_months_that_are_over_are_read_from_one_file_with_the_same_rows(here: Settings) -> None:

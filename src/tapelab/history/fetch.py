@@ -23,7 +23,7 @@ from tapelab.market import clock, ranges, tables
 from tapelab.market.adjust import Adjustment
 from tapelab.market.intervals import Interval
 from tapelab.market.ranges import Moment
-from tapelab.market.symbols import Symbol
+from tapelab.market.symbols import Symbol, looks_like_a_future
 from tapelab.market.tables import Frame
 from tapelab.massive.flatfiles import FlatFiles
 from tapelab.massive.wire.catalogue import kind_named, read_key
@@ -234,6 +234,8 @@ def _nothing(request: Request) -> NoData:
     hours = " in regular hours" if request.hours == "regular" else ""
     capitals = [name.upper() for name in request.names if name != name.upper()]
     near = f"Did you mean {', '.join(capitals)}? " if capitals else ""
+    if any(map(looks_like_a_future, request.symbols)):
+        near += "Bars of futures come by download_flat_file only, such as us_futures_cme/minute_aggs_v1. "
     return NoData(
         f"There are no {what} from {request.range.first} to {request.range.last}{hours}.",
         remedy=f"{near}Check the symbols' spelling and the dates; a symbol that did not trade has no bars.",

@@ -148,6 +148,11 @@ def parse_all(symbols: str | Symbol | list[str] | tuple[str, ...]) -> list[Symbo
     return parsed
 
 
+def looks_like_a_future(symbol: Symbol) -> bool:
+    """Whether what was read as a stock is spelt as futures are: `ESZ4`."""
+    return symbol.market is Market.STOCKS and _FUTURE.fullmatch(symbol.text) is not None
+
+
 def is_test(symbol: str | Symbol) -> bool:
     """Whether a symbol exists only to test systems: left out of wildcards, never when it is named."""
     parsed = symbol if isinstance(symbol, Symbol) else None
