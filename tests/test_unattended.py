@@ -5,10 +5,6 @@ from __future__ import annotations
 import contextvars
 import http.server
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -17,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 import streams
@@ -26,15 +21,14 @@ from tapelab.errors import RecordingError, SettingError
 from tapelab.live import health, webhook
 from tapelab.live.schedule import Slot, next_session
 from tapelab.live.session import SessionRecorder, parts_of, settle
-from tapelab.live.talk import Holder
 from tapelab.live.unattended import Unattended
 from tapelab.live.watch import Watch
 from tapelab.live.webhook import Incidents, Webhook, read_address
 from tapelab.market import clock
-from tapelab.settings import TABLE, Secret, Settings
+from tapelab.settings import Secret, Settings
 from tapelab.store import growing, manifest
 from tapelab.store.dataset import Dataset, folder_of, list_datasets, open_dataset
-from unattended_driver import Fast
+from unattended_driver import Fast, Program, Told
 
 DRIVER = Path(__file__).with_name("unattended_driver.py")
 
@@ -202,45 +196,22 @@ def test_started_twice_it_records_once_and_the_second_takes_over(
     assert [gap.cause for gap in dataset.gaps] == ["not_running"]
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    given = {s.name: getattr(settings, s.attribute) for s in TABLE}
-    shown = {k: v.reveal() if isinstance(v, Secret) else str(v) for k, v in given.items() if v}
-    return {**os.environ, **shown}
-
-
-def receivers(settings: Settings) -> list[int]:
-    """The receiver that holds the feed, as its lock says."""
-    locks = (settings.root / "feeds").glob("*.lock")
-    return [msgspec.json.decode(lock.read_bytes(), type=Holder).pid for lock in locks]
-
-
 def quotes_in(folder: Path) -> int:
     """How many a recording under way holds, in its journal or in segments."""
     return sum(seen.quotes for seen in growing.peek(folder, manifest.load(folder)).symbols.values())
 
 
-def kill(program: subprocess.Popen[bytes], settings: Settings) -> None:
-    """The whole tree at once, as a power cut does."""
-    for pid in (program.pid, *receivers(settings)):
-        os.kill(pid, signal.SIGKILL)
-    program.wait(30)
-
-
 def test_after_a_kill_of_the_whole_tree_the_same_dataset_goes_on(
-    vendor: Vendor, settings: Settings, slot: Slot, monkeypatch: pytest.MonkeyPatch
+    vendor: Vendor, settings: Settings, slot: Slot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "WAIT", 90.0)  # programs are started
-    told = {"at": slot.start, "real": time.time_ns(), "speed": 1, "symbols": ["AAPL"], "name": "session"}
-    command = [sys.executable, str(DRIVER), json.dumps({**told, "margin": 300 * clock.SECOND, "count": 1})]
+    Told.tell(tmp_path / "clock", slot.start)
     folder = settings.root / "datasets" / slot.name
     for n in range(2):
-        with subprocess.Popen(command, env=environment(settings)) as program:
-            try:
-                vendor.await_subscribers()
-                vendor.tell(*map(both, range(n * 100, n * 100 + 100)))
-                until(lambda n=n: quotes_in(folder) == n * 100 + 100)
-            finally:
-                kill(program, settings)
+        with Program(settings, clock=str(tmp_path / "clock"), symbols=["AAPL"], count=1):
+            vendor.await_subscribers()
+            vendor.tell(*map(both, range(n * 100, n * 100 + 100)))
+            until(lambda n=n: quotes_in(folder) == n * 100 + 100)
         until(lambda: not vendor.subscribed)
     dataset = open_dataset(folder)
     assert sequences(dataset) == list(range(200))
