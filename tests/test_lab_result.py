@@ -110,18 +110,23 @@ def test_the_equity_curve_is_bounded_on_long_data() -> None:
     assert len(result.tables["prices"]) <= 1_500
 
 
-def test_the_sharpe_ratio_of_many_sessions_is_that_of_their_daily_returns() -> None:
+@pytest.mark.parametrize(
+    ("symbol", "zone", "per_year"), [("AAA", "America/New_York", 252), ("X:BTC-USD", "UTC", 365)]
+)
+def test_the_sharpe_ratio_of_many_sessions_is_that_of_their_daily_returns(
+    symbol: str, zone: str, per_year: int
+) -> None:
     """Day bars of 30 weekdays, held from the second open on, against pandas."""
-    stamps = pd.bdate_range("2024-01-02", periods=30, tz="America/New_York").tz_convert("UTC")
+    stamps = pd.bdate_range("2024-01-02", periods=30, tz=zone).tz_convert("UTC")
     closes = 100 + np.cumsum(np.random.default_rng(2).normal(0, 1, 30))
     opens = closes + 0.3
-    table = pd.DataFrame({"timestamp": stamps, "symbol": "AAA", "open": opens, "close": closes})
+    table = pd.DataFrame({"timestamp": stamps, "symbol": symbol, "open": opens, "close": closes})
     table["high"], table["low"], table["volume"] = closes + 1, closes - 1, 1e6
-    result = backtest(script(at_1=lambda s: s.buy("AAA", 500)), table)
+    result = backtest(script(at_1=lambda s: s.buy(symbol, 500)), table)
     equity = pd.Series(100_000 + 500 * (closes - opens[1]) * (np.arange(30) >= 1))
     returns = pd.concat([pd.Series([100_000.0]), equity]).pct_change().dropna()
     assert result.metrics["sessions"] == 30
-    assert result.metrics["sharpe"] == pytest.approx(returns.mean() / returns.std() * 252**0.5)
+    assert result.metrics["sharpe"] == pytest.approx(returns.mean() / returns.std() * per_year**0.5)
 
 
 def test_a_saved_result_is_the_same_when_loaded(result: Result, tmp_path: Path) -> None:

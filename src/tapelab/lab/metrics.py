@@ -12,11 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tapelab.market.symbols import Market
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 SHARPE_SESSIONS = 20  # fewer daily returns than this are not annualised
-SESSIONS_PER_YEAR = 252
+WEEKDAYS_PER_YEAR = 252  # less the holidays
+SESSIONS_PER_YEAR = {Market.CRYPTO: 365}
 MARK_OUTS = (1, 5, 30)  # seconds
 
 
@@ -124,8 +127,11 @@ def daily_returns(closes: Floats, cash: float) -> Floats:
     return returns
 
 
-def sharpe(returns: Floats, per_year: int = SESSIONS_PER_YEAR) -> tuple[float | None, str]:
-    """√252 × mean / standard deviation of daily returns (n − 1), no risk-free rate; with why it is None."""
+def sharpe(returns: Floats, per_year: int = WEEKDAYS_PER_YEAR) -> tuple[float | None, str]:
+    """√(sessions a year) × mean / standard deviation of daily returns (n − 1), no risk-free rate.
+
+    252 sessions, 365 where weekends are traded (crypto). With it, why it is None.
+    """
     if len(returns) < SHARPE_SESSIONS:
         few = f"{len(returns)} session{'s' if len(returns) != 1 else ''}"
         return None, f"Needs daily returns of at least {SHARPE_SESSIONS} sessions; this is {few}."

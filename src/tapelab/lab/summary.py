@@ -46,7 +46,8 @@ def summed_up(
         "positions": _positions_table(broker),
         "prices": source.prices(_charted(source, broker.fills)).rename_columns(result.PRICES.names),
     }
-    numbers, notes = _metrics(tables, record, broker, cash)
+    per_year = metrics.SESSIONS_PER_YEAR.get(source.market, metrics.WEEKDAYS_PER_YEAR)
+    numbers, notes = _metrics(tables, record, broker, cash, per_year)
     name = type(strategy).__name__
     dataset = _describe(source, record)
     return Result(
@@ -69,7 +70,7 @@ def summed_up(
 
 
 def _metrics(
-    tables: dict[str, pa.Table], record: loop.Record, broker: Broker, cash: float
+    tables: dict[str, pa.Table], record: loop.Record, broker: Broker, cash: float, per_year: int
 ) -> tuple[dict[str, float | int | None], dict[str, str]]:
     fills, trips = tables["fills"], tables["round_trips"]
     sizes, prices, positions = (fills.column(n).to_numpy() for n in ("size", "price", "position"))
@@ -77,7 +78,8 @@ def _metrics(
     equity = tables["equity"].column("equity").to_numpy()
     profit = metrics.profit(equity)
     closes = np.array(record.curve.closes)
-    sharpe, why = metrics.sharpe(metrics.daily_returns(closes, cash)) if cash else (None, "There is no cash.")
+    returns = metrics.daily_returns(closes, cash) if cash else None
+    sharpe, why = (None, "There is no cash.") if returns is None else metrics.sharpe(returns, per_year)
     turnover = metrics.turnover(sizes, prices)
     numbers: dict[str, float | int | None] = {
         "profit": profit,

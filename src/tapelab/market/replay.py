@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapelab.market.events import Bar, Event, Quote, Trade
+
+# As `Quote._make`, without a call of Python for each event.
+_quote: Callable[[Iterable[Any]], Quote] = partial(tuple.__new__, Quote)
+_trade: Callable[[Iterable[Any]], Trade] = partial(tuple.__new__, Trade)
 
 CHUNK = 50_000  # rows turned into objects at a time; bounds the memory of a replay
 
@@ -46,25 +52,17 @@ def iter_quotes(table: pa.Table) -> Iterator[Quote]:
     for batch in table.to_batches(CHUNK):
         columns = [batch.column(name).to_pylist() for name in names]
         columns += [pc.fill_null(batch.column(n), 0.0).to_pylist() for n in ("bid_size", "ask_size")]
-        yield from map(Quote, *columns)
+        yield from map(_quote, zip(*columns, strict=True))
 
 
 def iter_trades(table: pa.Table) -> Iterator[Trade]:
     """Each row as a `Trade`, in the table's order."""
+    names = ("symbol", "ts_event", "ts_recv", "arrival", "price", "size", "exchange")
     for batch in table.to_batches(CHUNK):
         conditions = [tuple(c) if c else () for c in batch.column("conditions").to_pylist()]
-        yield from map(
-            Trade,
-            batch.column("symbol").to_pylist(),
-            batch.column("ts_event").to_pylist(),
-            batch.column("ts_recv").to_pylist(),
-            batch.column("arrival").to_pylist(),
-            batch.column("price").to_pylist(),
-            batch.column("size").to_pylist(),
-            batch.column("exchange").to_pylist(),
-            conditions,
-            pc.is_valid(batch.column("trf_id")).to_pylist(),
-        )
+        columns = [batch.column(name).to_pylist() for name in names]
+        columns += [conditions, pc.is_valid(batch.column("trf_id")).to_pylist()]
+        yield from map(_trade, zip(*columns, strict=True))
 
 
 def bars(table: pa.Table, interval_ns: int) -> Iterator[Bar]:
