@@ -215,6 +215,15 @@ def test_numbers_read_as_people_write_them(value: float | None, unit: words.Unit
     assert words.written(value, unit, "$" if unit in ("gain", "money") else "") == text
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "places"), [(24, 24.36, 2), (1.05, 1.0512, 4), (9, 9, 2), (0, 500, 2)]
+)
+def test_prices_on_an_axis_have_as_many_decimals_as_tell_them_apart(
+    low: float, high: float, places: int
+) -> None:
+    assert words.digits(low, high) == places
+
+
 def test_times_read_as_people_write_them() -> None:
     assert words.moment(OPEN, "America/New_York") == "9 Oct 2013, 09:30:00"
     assert words.moment(OPEN + 5_000_000, "UTC", date=False, fraction=True) == "13:30:00.005"

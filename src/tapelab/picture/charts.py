@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapelab.market.clock import HOUR
+from tapelab.picture import words
 from tapelab.picture.run import Run
 
 if TYPE_CHECKING:
@@ -88,8 +89,14 @@ def prices_with_fills(run: Run) -> go.Figure:
             ("sold", SELL, "triangle-down", pc.less(own.column("size"), 0)),
         ):
             _markers(figure, own.filter(side), run, name, colour, mark, row)
-        figure.update_yaxes(title_text=escape(symbol), row=row, col=1, tickformat=f"{run.currency},.4~f")
+        ticks = f"{run.currency},.{_decimals(course)}f"
+        figure.update_yaxes(title_text=escape(symbol), row=row, col=1, tickformat=ticks)
     return _finished(figure, [run], height=140 + 210 * rows, hovermode="closest")
+
+
+def _decimals(course: pa.Table) -> int:
+    prices = pc.min_max(course.column("price")).as_py()
+    return words.digits(prices["min"] or 0.0, prices["max"] or 0.0)
 
 
 def charted_symbols(run: Run) -> list[str]:

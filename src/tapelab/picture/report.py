@@ -189,7 +189,7 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
     """What is known of the origin, as name and text."""
     known = run.dataset.get("provenance", {})
     return [
-        (name.replace("_", " "), value if isinstance(value, str) else json.dumps(value))
+        (name.replace("_", " "), words.setting(value))
         for name, value in known.items()
         if value is not None and not isinstance(value, dict)
     ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil, log10
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 from tapelab.market.clock import DAY, HOUR, MILLISECOND, MINUTE, SECOND
 
+TICKS_ON_AN_AXIS = 5
 MINUS, NOTHING = "−", "–"  # a true minus sign; an en dash for what is not known
 
 Unit = Literal["money", "gain", "bp", "percent", "ratio", "count", "shares"]
@@ -87,10 +89,18 @@ def plain(number: float) -> str:
 
 
 def setting(value: object) -> str:
-    """A parameter as one would type it: `100`, `0.0001`, `IBM`, `no`."""
+    """A parameter as one would type it: `100`, `0.0001`, `IBM`, `no`, `quotes, trades`."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def digits(low: float, high: float) -> int:
+    """How many decimals tell prices between `low` and `high` apart on an axis: at least cents."""
+    step = (high - low) / TICKS_ON_AN_AXIS
+    return max(2, ceil(-log10(step))) if step > 0 else 2
 
 
 def price(value: float | None) -> str:
