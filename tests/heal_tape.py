@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,11 +25,14 @@ CHANNELS = {"quotes": "Q", "trades": "T", "bars": "AM"}
 
 @dataclass(frozen=True)
 class Tick:
-    """One event of a tape: its channel, its symbol, its time in ns since `T0`."""
+    """One event of a tape: its channel, its symbol, its time in ns since `T0`; of a trade, how long after it
+    happened it was reported, and the code of its correction."""
 
     kind: str
     symbol: str
     at: int
+    waited: int = 0
+    correction: int = 0
 
 
 @dataclass
@@ -69,7 +72,10 @@ def row_of(n: int, tick: Tick) -> dict[str, object]:
     row = {"ts_event": T0 + tick.at, "arrival": n, "symbol": tick.symbol, "sequence": n}
     if tick.kind == "quotes":
         return {**row, "bid": 10.0, "ask": 11.0, "bid_size": 1.0, "ask_size": 2.0, "conditions": [1]}
-    return {**row, "price": 10.5, "size": 7.0, "exchange": 4, "id": str(n), "correction": 0, "conditions": []}
+    return {
+        **row, "price": 10.5, "size": 7.0, "exchange": 4, "id": str(n), "conditions": [],
+        "correction": tick.correction, "ts_participant": T0 + tick.at - tick.waited,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Loss:
     stop: int
     symbols: tuple[str, ...] = ()
     cause: str = "cut"
+    declared: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,15 @@ class Recorder:
 
     lag: int = 30 * clock.MILLISECOND
     speed: int = 1
+    late: Mapping[int, int] = field(default_factory=dict)  # events that come right behind later ones
     topics: tuple[str, ...] = ("Q.AAA", "Q.BBB", "T.AAA", "T.BBB")
     channels: tuple[str, ...] = ("quotes", "trades")
 
+    def place(self, n: int) -> int:
+        return self.late[n] * SPACE + 1 if n in self.late else n * SPACE
+
     def at(self, n: int, tape: Tape) -> int:
+        n = self.late.get(n, n)
         return T0 + tape.ticks[n].at // self.speed + self.lag + n
 
     def record(
@@ -102,6 +114,7 @@ class Recorder:
         *,
         parts_of: int = 9,
         bars: pa.Table | None = None,
+        changed: Mapping[int, tuple[str, ...]] | None = None,
     ) -> Dataset:
         """The dataset that this recorder makes of the tape with these losses."""
         folder = Path(current().root) / "datasets" / name
@@ -112,6 +125,7 @@ class Recorder:
             if not loss.symbols or tick.symbol in loss.symbols
         }
         kept = [n for n, tick in enumerate(tape.ticks) if (n, tick.symbol) not in lost]
+        kept.sort(key=self.place)
         segments, seen = [], []
         folder.mkdir(parents=True)
         for part, begin in enumerate(range(0, len(kept), parts_of), 1):
@@ -133,7 +147,7 @@ class Recorder:
             ended=ended,
             segments=tuple(segments),
             symbols=parts.merge(seen),
-            heard=(Heard(self.topics, begun, ended),) if self.topics else (),
+            heard=self._heard(tape, begun, ended, changed or {0: self.topics}),
             gaps=tuple(
                 Lost(
                     self.at(loss.first - 1, tape) if loss.first else begun,
@@ -143,6 +157,7 @@ class Recorder:
                     symbols=loss.symbols,
                 )
                 for loss in losses
+                if loss.declared
             ),
             provenance={
                 "endpoint": current().endpoint, "source": "live", "market": "stocks", "simulated": False,
@@ -152,9 +167,19 @@ class Recorder:
         manifest.save(folder, made)
         return open_dataset(folder)
 
+    def _heard(
+        self, tape: Tape, begun: int, ended: int, topics: Mapping[int, tuple[str, ...]]
+    ) -> tuple[Heard, ...]:
+        starts = [self.at(n, tape) - 1 if n else begun for n in topics]
+        return tuple(
+            Heard(some, start, end)
+            for some, start, end in zip(topics.values(), starts, [*starts[1:], ended], strict=True)
+            if some
+        )
+
     def _received(self, tape: Tape, kind: str, numbers: list[int]) -> pa.Table:
         rows = [
-            row_of(n, tape.ticks[n]) | {"arrival": n * SPACE, "ts_recv": self.at(n, tape)}
+            row_of(n, tape.ticks[n]) | {"arrival": self.place(n), "ts_recv": self.at(n, tape)}
             for n in numbers
             if tape.ticks[n].kind == kind
         ]

@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
 
     heal = verb("heal", verbs.heal, "Fill a recording's gaps from REST or the day's flat file.")
     heal.add_argument("name")
+    heal.add_argument("--report", action="store_true", help="what is there beside all that history has")
 
     backtest = verb("backtest", verbs.backtest, "Test a strategy on a dataset.")
     backtest.add_argument("strategy", help="a shipped name or path/to/file.py:Class")

@@ -165,9 +165,12 @@ def datasets(chosen: Namespace) -> None:
 def heal(chosen: Namespace) -> None:
     healing = tl.heal(chosen.name)
     if chosen.json:
-        _print_json(healing.as_dict())
-    else:
-        print(healing)
+        reported = {"report": healing.report().as_dict()} if chosen.report else {}
+        _print_json(healing.as_dict() | reported)
+        return
+    print(healing)
+    if chosen.report:
+        print(healing.report())
 
 
 def _described(dataset: tl.Dataset, *, whole: bool = False) -> dict[str, Any]:

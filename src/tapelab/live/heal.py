@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from tapelab.errors import StoreError, TapelabError, UsageError
 from tapelab.live import matching
+from tapelab.live.completeness import Completeness, compare
 from tapelab.live.listening import Listening, Missed, clusters, hull, names_of
 from tapelab.live.lookup import Answer, History, Source
 from tapelab.live.matching import Lacking
@@ -44,6 +45,15 @@ class Healing:
     dataset: Dataset
     added: int
     filled: tuple[Filled, ...]
+    _source: Source = field(repr=False, compare=False)
+
+    def report(self) -> Completeness:
+        """What the dataset has of what happened, by minute, symbol and channel, beside the same source.
+
+        Asks it for all that was listened to, cache first, within your budgets. Raises what `fetch_trades`
+        raises.
+        """
+        return compare(self.dataset, self._source)
 
     @property
     def open(self) -> tuple[Filled, ...]:
@@ -234,7 +244,7 @@ class _Work:
         laid = self._numbered()
         added = sum(map(len, laid.values()))
         if [_timeless(one) for one in filled] == [_timeless(one) for one in known.filled] and not added:
-            return Healing(self.dataset, 0, known.filled)
+            return Healing(self.dataset, 0, known.filled, self.source)
         with Lock(lock_path(path)):
             if manifest.versions(path)[-1] != known.version:
                 raise StoreError(
@@ -253,7 +263,7 @@ class _Work:
             except BaseException:
                 overlay.take_away(path, segments)
                 raise
-        return Healing(Dataset(path, new), added, filled)
+        return Healing(Dataset(path, new), added, filled, self.source)
 
     def _numbered(self) -> dict[str, pa.Table]:
         """The rows of all gaps by kind, each with its place in the order of arrival."""

@@ -36,15 +36,34 @@ class Missed:
         return self.start, self.end
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """The same topics listened to, gaps included, from `start` to `end` of the exchange's clock."""
+
+    topics: frozenset[str]
+    start: int
+    end: int
+
+    def symbols(self, kind: str) -> frozenset[str]:
+        """Those of a channel; `*` for all there are."""
+        prefix = f"{CHANNELS[kind]}."
+        return frozenset(topic.removeprefix(prefix) for topic in self.topics if topic.startswith(prefix))
+
+    def window(self, kind: str) -> tuple[int, int]:
+        """From when to before when events of a channel belong to it; a bar comes at its end."""
+        earlier = clock.MINUTE if kind == "bars" else 0
+        return self.start - earlier, self.end + clock.MILLISECOND - earlier
+
+
 class Listening:
     """The gaps of a dataset beside what was received around them."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.known = dataset._manifest
+        self.known, self._path = dataset._manifest, dataset.path
         stretches = sorted({(gap.start, gap.end) for gap in self.known.gaps})
         runs = [_run_around(self.known, start, end) for start, end in stretches]
         edges = [(at, at) for run in runs for at in (run[0] - 1, run[1])]
-        found = overlay.around(dataset.path, self.known, stretches + edges)
+        found = overlay.around(self._path, self.known, stretches + edges)
         self.around = dict(zip(stretches, found, strict=False))
         bounds = found[len(stretches) :]
         self.bounds = {key: (bounds[2 * n], bounds[2 * n + 1]) for n, key in enumerate(stretches)}
@@ -63,6 +82,26 @@ class Listening:
                 symbols, everybody = symbols | found[key].symbols, everybody or found[key].everybody
             found[key] = Missed(*key, self.around[key], symbols, everybody, self._window(kind, key))
         return sorted(found.values(), key=lambda gap: gap.window or (0, 0))
+
+    def stretches(self) -> list[Stretch]:
+        """What was listened to, oldest first; a change of topics begins another."""
+        heard = _joined(self.known) or [Heard(_topics_seen(self.known), self.known.begun, self.known.ended)]
+        moments = [(at, at) for one in heard for at in (one.start - 1, one.end)]
+        found = overlay.around(self._path, self.known, moments)
+        stretches = []
+        for one, opening, closing in zip(heard, found[::2], found[1::2], strict=True):
+            known = [opening.first, closing.last]
+            known += [
+                at
+                for kind in overlay.TICKS
+                for gap in self.gaps(kind)
+                if one.start <= gap.end and gap.start <= one.end
+                for at in gap.window or ()
+            ]
+            clocks = [at for at in known if at is not None]
+            if clocks and min(clocks) < max(clocks):
+                stretches.append(Stretch(frozenset(one.topics), min(clocks), max(clocks)))
+        return stretches
 
     def _window(self, kind: str, key: tuple[int, int]) -> tuple[int, int] | None:
         """What to ask for: the exchange's clock in the gap and a margin, within what was listened to."""
@@ -124,6 +163,32 @@ def _run_around(known: Manifest, start: int, end: int) -> tuple[int, int]:
     if not known.heard:
         return known.begun, known.ended
     return next(run for run in runs if run[0] <= start and end <= run[1])
+
+
+def _joined(known: Manifest) -> list[Heard]:
+    """What was heard, the same topics on both sides of a gap as one."""
+    found: list[Heard] = []
+    for one in known.heard:
+        last, end = (found[-1] if found else None), one.end or known.ended
+        if (
+            last is not None
+            and set(last.topics) == set(one.topics)
+            and _connected(known, last.end, one.start)
+        ):
+            found[-1] = Heard(last.topics, last.start, end)
+        else:
+            found.append(Heard(one.topics, one.start, end))
+    return found
+
+
+def _connected(known: Manifest, end: int, start: int) -> bool:
+    return start <= end or any(gap.start <= end and start <= gap.end for gap in known.gaps)
+
+
+def _topics_seen(known: Manifest) -> tuple[str, ...]:
+    channels = known.provenance.get("channels")
+    kinds = [kind for kind in CHANNELS if not isinstance(channels, list) or kind in channels]
+    return tuple(f"{CHANNELS[kind]}.{name}" for kind in kinds for name in known.symbols)
 
 
 def clusters(gaps: Sequence[Missed]) -> list[list[Missed]]:

@@ -141,6 +141,8 @@ def _joined(some: Ints, more: Ints) -> Ints:
 
 
 def _clocks(folder: Path, known: Manifest) -> Iterator[Ints]:
+    if known.clock != "received":
+        return
     for part in tick_parts(known.segments):
         read = [parts.read_segment(folder, segment, _CLOCKS) for segment in part.values()]
         both = np.concatenate([np.array([t.column(name).to_numpy() for name in _CLOCKS]) for t in read], 1)
