@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from heal_tape import T0, Loss, Recorder, Tape, Tick, by_symbol, told
-from tapelab.errors import Locked, StoreError, Unreachable, UsageError
+from tapelab.budget import Budget
+from tapelab.errors import (
+    BudgetExceeded,
+    Locked,
+    NotFound,
+    SettingError,
+    StoreError,
+    Unreachable,
+    UsageError,
+)
+from tapelab.exchange import serve
 from tapelab.live import matching
 from tapelab.live.heal import heal, heal_from
 from tapelab.live.lookup import Answer
@@ -261,6 +272,34 @@ def test_what_comes_from_elsewhere_is_never_mixed_in(tmp_path: Path) -> None:
     elsewhere = Settings.load(home=tmp_path, rest_url="http://127.0.0.1:1")
     with use(elsewhere), pytest.raises(UsageError, match="endpoints never mix"):
         heal(dataset.path)
+
+
+def test_without_keys_the_error_names_the_gaps_and_the_keys(tmp_path: Path) -> None:
+    dataset = LIVE.record(Tape(ticks(40)), [Loss(8, 20)], "day")
+    with pytest.raises(SettingError) as caught:
+        heal(dataset)
+    assert "Nothing of day was healed: No route is open" in caught.value.message
+    assert "Open: 1 gap of quotes and trades" in caught.value.message
+    assert "MASSIVE_API_KEY" in caught.value.remedy
+
+
+def test_a_budget_that_would_break_is_kept_and_nothing_is_sent(tmp_path: Path) -> None:
+    poor = Settings.load(home=tmp_path, api_key="a-key", rest_calls_per_day=1)
+    with use(poor):
+        dataset = LIVE.record(Tape(ticks(40)), [Loss(8, 20)], "day")
+        with pytest.raises(BudgetExceeded, match="Nothing of day was healed: This would break your budget"):
+            heal(dataset)
+        assert Budget(poor).left().calls_today == 0
+
+
+def test_where_the_days_file_is_not_there_yet_the_error_says_when_it_will_be(tmp_path: Path) -> None:
+    with serve(simulate=True, speed=0) as exchange:
+        without_rest = replace(exchange.settings(tmp_path), api_key=None)
+        with use(without_rest):
+            dataset = LIVE.record(Tape(ticks(40)), [Loss(8, 20)], "day")
+            with pytest.raises(NotFound, match="has no file for 2013-10-09") as caught:
+                heal(dataset)
+    assert "11:00 New York on the day after. Then heal it again." in caught.value.remedy
 
 
 def test_a_dataset_without_gaps_has_nothing_to_heal() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -13,7 +14,11 @@ import pyarrow.compute as pc
 import pytest
 
 import tapelab as tl
+from tapelab.budget import Budget
+from tapelab.exchange import serve
+from tapelab.faces import cli
 from tapelab.massive import wire
+from tapelab.settings import current
 from test_loop import (
     LONGEST,
     assert_equal_up_to_gaps,
@@ -79,7 +84,10 @@ def break_and_heal(real_day: Path, home: Path, *, seconds: float, times: int, ev
         assert not healing.open
         assert healing.added == sum(map(len, told.values())) - sum(len(dataset.table(kind)) for kind in told)
         assert_healed(healing.dataset, told)
+        asked = Budget(current()).left().calls_today
         assert tl.heal("broken").dataset.version == healing.dataset.version
+        assert Budget(current()).left().calls_today == asked
+        assert healing.report().lacking == 0
 
 
 def test_a_recording_that_was_closed_cut_and_killed_is_the_tape_once_it_is_healed(real_day, tmp_path):
@@ -89,3 +97,23 @@ def test_a_recording_that_was_closed_cut_and_killed_is_the_tape_once_it_is_heale
 @pytest.mark.slow
 def test_half_an_hour_broken_ten_times_is_that_half_hour_once_it_is_healed(real_day, tmp_path):
     break_and_heal(real_day, tmp_path, seconds=1800, times=10, every=1.5)
+
+
+def test_a_recording_of_the_whole_market_is_healed_from_the_days_file(tmp_path, capsys):
+    with (
+        serve(simulate=True, start="10:00", until="10:05", speed=300) as exchange,
+        exchange.use(home=tmp_path),
+    ):
+        with tl.WebSocketDataRecorder("*", channels=("quotes", "trades", "bars")) as recorder:
+            break_often(exchange, recorder, 1, 0.2)
+        recorder.save_dataset("market")
+        assert cli.main(["heal", "market", "--report"]) == cli.DONE
+        printed = capsys.readouterr().out
+        assert "from the flat file" in printed
+        assert "Nothing is lacking." in printed
+        assert cli.main(["heal", "market", "--report", "--json"]) == cli.DONE
+        said = json.loads(capsys.readouterr().out)
+        dataset = tl.open_dataset("market")
+        assert {one.source for one in dataset.filled} == {"flat_file"}
+        assert (said["added"], said["version"], said["report"]["lacking"]) == (0, dataset.version, 0)
+        assert dataset.provenance["simulated"]

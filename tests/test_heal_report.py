@@ -1,4 +1,4 @@
-"""What a recording lacks, told apart: silence, gaps, undeclared losses, late prints, corrections, revisions."""
+"""What a recording lacks, told apart: silence, gaps, undeclared loss, late prints, corrections, revisions."""
 
 from __future__ import annotations
 
