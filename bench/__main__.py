@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import cases, exchange, history
+from bench import cases, exchange, history, recording
 from bench.measure import Row, show
 
 CASES: dict[str, Callable[[], list[Row]]] = {
@@ -13,6 +13,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "files": cases.flat_files,
     "backtest": cases.backtest,
     "stream": cases.stream,
+    "columns": recording.columns,
     "exchange": exchange.exchange,
     "history": history.history,
 }

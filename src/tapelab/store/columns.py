@@ -11,6 +11,7 @@ from tapelab.massive.wire import BulkDecoder
 from tapelab.store.journal import Follower, Message, Note
 
 KINDS = ("quotes", "trades", "bars")
+ENOUGH = 3 * 2**20  # bytes of messages decoded at a time, if so many are there
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Decoder:
         self.bytes = 0
         self.gathered = 0  # bytes of messages since the last `take`
         self._follower = Follower(folder, after=self._from.resume)
+        self._caught_up = position is None
         self._wire = BulkDecoder()
 
     @property
@@ -72,21 +74,29 @@ class Decoder:
 
     def advance(self) -> list[Message | Note]:
         """Read and decode a bounded amount of what is new; gives the messages and notes themselves."""
-        while read := self._follower.read():
-            new = [item for item in read if self._is_new(item)]
-            messages = [item for item in new if isinstance(item, Message)]
-            arrival, note = self.position.arrival, self.position.note
-            if messages:
-                arrival = messages[-1].arrival
-                self.frames += len(messages)
-                self.gathered += sum(len(message.payload) for message in messages)
-                self._wire.feed(messages)
-            if len(messages) < len(new):
-                note = [item.position for item in new if isinstance(item, Note)][-1]
-            self.position = Position(self._follower.resume, arrival, note)
-            if new:
-                return new
-        return []
+        new: list[Message | Note] = []
+        messages: list[Message] = []
+        size = 0
+        while size < ENOUGH and (read := self._follower.read()):
+            if not self._caught_up:
+                read = [item for item in read if self._is_new(item)]
+                self._caught_up = bool(read)
+            found = [item for item in read if isinstance(item, Message)]
+            size += sum([len(message.payload) for message in found]) + len(read)
+            messages += found
+            new += read
+        if messages:
+            self.frames += len(messages)
+            self.gathered += sum([len(message.payload) for message in messages])
+            self._wire.feed(messages)
+        notes = [item for item in new if isinstance(item, Note)] if len(messages) < len(new) else []
+        before = self.position
+        self.position = Position(
+            self._follower.resume,
+            messages[-1].arrival if messages else before.arrival,
+            notes[-1].position if notes else before.note,
+        )
+        return new
 
     def _is_new(self, item: Message | Note) -> bool:
         if isinstance(item, Note):

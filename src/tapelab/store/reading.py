@@ -24,7 +24,7 @@ from tapelab.store.segments import Hole, RecordReader, is_held, lock_path
 ARRIVAL_BITS = 25
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One text message: its bytes, when its last byte arrived (ns UTC), and the number of its first event."""
 
     payload: bytes

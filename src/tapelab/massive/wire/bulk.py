@@ -12,6 +12,7 @@ from typing import Protocol as Shape
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tapelab.market.sessions import dates_of
 from tapelab.market.symbols import Market
@@ -25,6 +26,7 @@ from tapelab.massive.wire.plan import (
     LOOK_AHEAD,
     MESSAGE,
     PLACE,
+    REAL,
     ROOM,
     SEEN,
     Column,
@@ -34,7 +36,7 @@ from tapelab.massive.wire.stream import TABLES, FrameDecoder
 
 WARM_AFTER = 8 * 2**20  # bytes; the plain decoder takes a third of a second for them
 AT_LEAST = 16 * 2**10  # bytes at a time; for fewer, making tables costs more than it saves
-AT_MOST = 4 * 2**20  # bytes at a time, but a message is never cut
+AT_MOST = 6 * 2**20  # bytes at a time, but a message is never cut
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -68,7 +70,7 @@ class BulkDecoder:
 
     def feed(self, messages: Sequence[Framed]) -> None:
         """Take messages, in the order in which they came."""
-        size = sum(len(message.payload) for message in messages)
+        size = sum([len(message.payload) for message in messages])
         self._bytes += size
         scan = compiled.kernel(warm=self._bytes >= WARM_AFTER) if size >= AT_LEAST else None
         if scan is None:
@@ -76,7 +78,7 @@ class BulkDecoder:
                 self.plain.feed(message.payload, ts_recv=message.ts_recv, arrival=message.arrival)
             return
         self._settle()
-        for run in _runs(messages):
+        for run in _runs(messages) if size > AT_MOST else (messages,):
             self._done.append(self._scan(scan, run))
 
     def take(self) -> dict[str, pa.Table]:
@@ -94,11 +96,10 @@ class BulkDecoder:
     def _scan(self, scan: compiled.Scan, messages: Sequence[Framed]) -> dict[str, pa.Table]:
         payloads = [message.payload for message in messages]
         data = np.frombuffer(bytearray(1).join([*payloads, bytes(LOOK_AHEAD)]), np.uint8)
-        lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
-        stops = np.cumsum(lengths + 1) - 1
+        stops = np.cumsum(np.array(list(map(len, payloads)), np.int64) + 1) - 1
         taken = np.empty(len(payloads), np.bool_)
         if self._room is None or self._room.plan is not self._plan or self._room.bytes < len(data):
-            self._room = _Room(self._plan, max(len(data), AT_MOST + AT_MOST // 4))
+            self._room = _Room(self._plan, max(len(data), AT_MOST))
         room = self._room
         room.rows[:] = room.fills[:] = 0
         plan = self._plan
@@ -106,8 +107,8 @@ class BulkDecoder:
             data, stops, plan.keys, plan.channels, plan.follow,
             room.ints, room.reals, room.texts, room.codes, room.rows, room.fills, taken,
         )  # fmt: skip
-        stamps = np.fromiter((message.ts_recv for message in messages), np.int64, len(messages))
-        arrivals = np.fromiter((message.arrival for message in messages), np.int64, len(messages))
+        stamps = np.array([message.ts_recv for message in messages], np.int64)
+        arrivals = np.array([message.arrival for message in messages], np.int64)
         found = {TABLES[c]: room.table(c, n, stamps, arrivals) for n, c in enumerate(CHANNELS)}
         for number, channel in enumerate(CHANNELS):
             self.plain.unknown_fields.update(room.learned(channel, number))
@@ -175,37 +176,39 @@ class _Room:
     def table(self, channel: Channel, number: int, stamps: Ints, arrivals: Ints) -> tuple[pa.Table, Ints]:
         """The rows of a channel, and for each the number of the message it came in."""
         kind, rows = CHANNELS[channel], int(self.rows[number, 0])
+        schema = SCHEMAS[kind]
         first = self.plan.first[channel]
         message = self.ints[first + MESSAGE, :rows].copy()
-        seen = self.ints[first + SEEN, :rows]
+        if not rows:
+            return schema.empty_table(), message
+        seen = _Seen(self.ints[first + SEEN, :rows])
         made: dict[str, Any] = {}
-        exact = {c.field: (bit, c) for bit, c in enumerate(self.plan.columns[channel]) if c.kind == EXACT}
         for bit, column in enumerate(self.plan.columns[channel]):
-            if column.field is None or column.kind == EXACT:
+            if column.field is None or column.kind == EXACT or not seen.anywhere(bit):
                 continue
-            missing = _missing(seen, bit)
-            name = column.field.column
-            if column.field in exact:
-                exact_bit, exactly = exact[column.field]
-                has = (seen >> exact_bit & 1).astype(bool)
-                values = np.where(has, self.reals[exactly.slot, :rows], self.reals[column.slot, :rows])
-                made[name] = _numbers(values, missing, column.field, kind)
+            if column.kind == CODES:
+                array = self._lists(column, rows)
             elif column.field.sort == "text":
-                made[name] = self._texts(column, rows, missing)
-            elif column.kind == CODES:
-                made[name] = self._lists(column, rows)
+                array = self._texts(column, rows, seen.missing(bit))
             elif column.field.sort == "codes":
-                made[name] = _singles(self.ints[column.slot, :rows], missing)
+                array = _singles(self.ints[column.slot, :rows], seen.missing(bit))
             else:
-                source = self.reals if column.field.sort in ("price", "size") else self.ints
-                made[name] = _numbers(source[column.slot, :rows], missing, column.field, kind)
+                source = self.reals if column.kind == REAL else self.ints
+                type_ = schema.field(column.field.column).type
+                array = _numbers(source[column.slot, :rows], seen.missing(bit), column.field, type_)
+            made[column.field.column] = array
+        for bit, column in enumerate(self.plan.columns[channel]):
+            if column.field is not None and column.kind == EXACT and seen.anywhere(bit):
+                name = column.field.column
+                exact = pa.array(self.reals[column.slot, :rows].copy(), mask=seen.missing(bit))
+                made[name] = pc.coalesce(exact, made[name])
         if kind == "bars":
             made["session"] = pa.array(dates_of(Market.STOCKS, made["timestamp"].to_numpy()))
         else:
             made["arrival"] = pa.array(arrivals[message] + self.ints[first + PLACE, :rows])
             made["ts_recv"] = pa.array(stamps[message])
-        arrays = [made[f.name] if f.name in made else pa.nulls(rows, f.type) for f in SCHEMAS[kind]]
-        return pa.Table.from_arrays(arrays, schema=SCHEMAS[kind]), message
+        arrays = [made[f.name] if f.name in made else pa.nulls(rows, f.type) for f in schema]
+        return pa.Table.from_arrays(arrays, schema=schema), message
 
     def learned(self, channel: Channel, number: int) -> dict[tuple[Channel, str], int]:
         """How often the rows of a channel have each of the fields that the vendor added."""
@@ -229,18 +232,27 @@ class _Room:
         return pa.ListArray.from_arrays(pa.array(offsets), codes, mask=pa.array(offsets[1:] == offsets[:-1]))
 
 
-def _missing(seen: Ints, bit: int) -> Any:
-    """Which rows lack a key; None if none does."""
-    lacks = (seen >> bit & 1) == 0
-    return lacks if lacks.any() else None
+class _Seen:
+    """Which keys each row had, as bits."""
+
+    def __init__(self, seen: Ints) -> None:
+        self._seen = seen
+        self._everywhere = int(np.bitwise_and.reduce(seen))
+        self._anywhere = int(np.bitwise_or.reduce(seen))
+
+    def anywhere(self, bit: int) -> bool:
+        return bool(self._anywhere >> bit & 1)
+
+    def missing(self, bit: int) -> Any:
+        """A mask of the rows that lack a key; None if none does."""
+        return None if self._everywhere >> bit & 1 else (self._seen & (1 << bit)) == 0
 
 
-def _numbers(values: Any, missing: Any, field: Field, kind: str) -> pa.Array:
+def _numbers(values: Any, missing: Any, field: Field, type_: pa.DataType) -> pa.Array:
     if field.sort == "instant":
         values = values * field.stream_unit
     if field.zero_is_null and (none := values == 0).any():
         missing = none if missing is None else missing | none
-    type_ = SCHEMAS[kind].field(field.column).type
     return pa.array(values.astype(str(type_)), type_, mask=missing)
 
 

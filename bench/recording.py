@@ -1,0 +1,200 @@
+"""What was recorded, turned into columns and Parquet, beside what one would write with the usual libraries.
+
+Peers are given the messages in memory, and quotes alone, because polars cannot read both kinds at once; we
+read the journal, check its checksums and find the messages in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.measure import ROUNDS, Row, seconds
+
+EVENTS = 600_000
+PER_FRAME = (1, 20, 200)
+CHUNK = 1 << 16  # bytes that arrive together
+FEW = 40_000  # events for the side that takes a tenth of a millisecond for each
+REAL_DAY = date(2013, 10, 9)
+START = 1_700_000_000_000_000_000  # ns UTC
+
+
+def columns() -> list[Row]:
+    """A journal as columns and as Parquet, once the kernel is ready."""
+    from tapelab.massive.wire import compiled
+
+    took = seconds(compiled.wait)
+    rows = [Row("kernel made ready, in the background", f"{took:.1f} s", "", None)]
+    for per_frame in PER_FRAME:
+        rows += _to_columns(per_frame)
+    return [*rows, _to_parquet(), *_bytes_a_quote()]
+
+
+def _to_columns(per_frame: int) -> list[Row]:
+    payloads = _frames(_events(EVENTS, "Q"), per_frame)
+    few = payloads[:: -(-EVENTS // FEW)]
+    with TemporaryDirectory() as home:
+        _journal(Path(home), payloads)
+        rates = _rates(
+            {
+                "tapelab": (EVENTS, lambda: list(_decoded(Path(home)))),
+                "json.loads, rows to Arrow": (len(few) * per_frame, lambda: _json_rows(few)),
+                "polars.read_ndjson": (EVENTS, lambda: _polars(payloads)),
+            }
+        )
+    what = f"journal to columns, quotes, {per_frame} a frame"
+    return [
+        _beside(what, rates, "json.loads, rows to Arrow", "30 ×"),
+        _beside(what, rates, "polars.read_ndjson", "8 ×"),
+    ]
+
+
+def _to_parquet() -> Row:
+    """The whole way of a recording whose recorder was killed, beside pyarrow writing the same rows."""
+    from tapelab.store import growing
+
+    payloads = _frames(_events(EVENTS, "QT"), 200)
+    with TemporaryDirectory() as home:
+        folders = [growing.create(Path(home), "bench", provenance={}) for _ in range(ROUNDS + 1)]
+        for one in folders:
+            _journal(one.journal, payloads)
+        tables = [table for found in _decoded(folders[0].journal) for table in found.values() if len(table)]
+        whole = [
+            pa.concat_tables([t for t in tables if t.schema == schema])
+            for schema in {id(t.schema): t.schema for t in tables}.values()
+        ]
+        waiting = iter(folders)
+
+        def ours() -> None:
+            next(waiting).finish()
+
+        def peer() -> None:
+            for table in whole:
+                pq.write_table(table, Path(home) / "peer.parquet")
+
+        rates = _rates({"tapelab": (EVENTS, ours), "pyarrow writing only": (EVENTS, peer)})
+    return _beside("journal to Parquet", rates, "pyarrow writing only", "0.33 ×")
+
+
+def _bytes_a_quote() -> list[Row]:
+    """The quotes of a real day as a recording lays them down, where that day is at hand."""
+    from tapelab.massive import wire
+    from tapelab.store import parts
+    from tapelab.store.frames import MAX_MESSAGE
+    from tapelab.store.reading import ARRIVAL_BITS
+
+    shared = Path(os.environ.get("TAPELAB_SHARED") or Path(__file__).parents[2] / "shared")
+    name = "us_stocks_sip/quotes_v1"
+    file = shared / "data" / "us_equity_2013" / wire.file_key(name, REAL_DAY)
+    if not file.exists():
+        return [Row("bytes a quote, a real day", "no real day here", "", None)]
+    day = wire.read_flat_file(file, name, day=REAL_DAY).sort_by("ts_event")
+    late = np.random.default_rng(7).gamma(4.0, 5e6, len(day)).astype(np.int64)
+    order = {
+        "ts_recv": np.maximum.accumulate(day.column("ts_event").to_numpy() + late),
+        "arrival": (np.arange(len(day)) << ARRIVAL_BITS) + MAX_MESSAGE,  # hardly two come together
+    }
+    quotes = wire.as_streamed(day, "Q")
+    for column, values in order.items():
+        place = quotes.column_names.index(column)
+        quotes = quotes.set_column(place, quotes.schema.field(place), pa.array(values))
+    with TemporaryDirectory() as home:
+        ours, plain = Path(home) / "ours.parquet", Path(home) / "plain.parquet"
+        parts.write_parquet(quotes, ours)
+        pq.write_table(quotes, plain)
+        each, peer = (path.stat().st_size / len(quotes) for path in (ours, plain))
+    what = f"Parquet, {len(quotes):,} quotes of a real day"
+    return [Row(what, f"{each:.1f} bytes each", f"{peer:.1f} pyarrow's defaults", peer / each, "13 bytes")]
+
+
+def _rates(sides: dict[str, tuple[int, Callable[[], object]]]) -> dict[str, list[float]]:
+    """Events a second of each side, in turn; the first round warms up and does not count."""
+    rounds = [
+        {name: events / seconds(run) for name, (events, run) in sides.items()} for _ in range(ROUNDS + 1)
+    ]
+    return {name: [one[name] for one in rounds[1:]] for name in sides}
+
+
+def _beside(what: str, rates: dict[str, list[float]], peer: str, aim: str) -> Row:
+    ours, theirs = statistics.median(rates["tapelab"]), statistics.median(rates[peer])
+    ratio = statistics.median(a / b for a, b in zip(rates["tapelab"], rates[peer], strict=True))
+    return Row(what, f"{ours / 1e6:.2f} M/s", f"{theirs / 1e6:.2f} M/s {peer}", ratio, aim)
+
+
+def _events(count: int, channels: str) -> list[bytes]:
+    """Quotes (`Q`) or both (`QT`) of the simulated market in their order, as the stream has them."""
+    from tapelab.exchange.tape import QUOTES, TRADES, simulated
+    from tapelab.massive import wire
+
+    tape = simulated(7)
+    told: list[tuple[int, bytes]] = []
+    for channel in channels:
+        product = {"Q": QUOTES, "T": TRADES}[channel]
+        table = tape.table(product, tape.days(product)[-1])
+        stamps = table.column("ts_event").to_pylist()
+        told += zip(stamps, wire.encode_events(table, channel), strict=True)  # type: ignore[arg-type]
+    told.sort()
+    events = [event for _, event in told]
+    return (events * (count // len(events) + 1))[:count]
+
+
+def _frames(events: list[bytes], per_frame: int) -> list[bytes]:
+    return [b"[" + b",".join(events[n : n + per_frame]) + b"]" for n in range(0, len(events), per_frame)]
+
+
+def _journal(folder: Path, payloads: list[bytes]) -> None:
+    """What the receiver writes when these messages arrive, uncompressed as the newest segment is."""
+    from tapelab.store.frames import FrameWalk
+    from tapelab.store.journal import FINAL, Kind, Writer
+
+    walk, stream = FrameWalk(), b"".join(map(_framed, payloads))
+    with Writer(folder, bytes(16), segment_bytes=1 << 62, keep=1) as writer:
+        writer.note(Kind.OPEN, {"url": "ws://bench"}, connection=1, ts_recv=START, monotonic=0)
+        for begin in range(0, len(stream), CHUNK):
+            chunk, after = stream[begin : begin + CHUNK], begin // CHUNK * 1_000_000
+            times = {"ts_recv": START + after, "monotonic": after}
+            writer.chunk(memoryview(chunk), walk.feed(chunk), connection=1, **times)
+        facts = {"cause": "stopped"}
+        writer.note(Kind.CLOSED, facts, connection=1, flags=FINAL, ts_recv=START + after, monotonic=after)
+
+
+def _framed(payload: bytes) -> bytes:
+    length = len(payload)
+    if length < 126:
+        return bytes([0x81, length]) + payload
+    if length < 1 << 16:
+        return bytes([0x81, 126]) + length.to_bytes(2, "big") + payload
+    return bytes([0x81, 127]) + length.to_bytes(8, "big") + payload
+
+
+def _decoded(folder: Path) -> Iterator[dict[str, pa.Table]]:
+    """A journal as tables, taken as often as a recording takes them."""
+    from tapelab.store.columns import Decoder
+    from tapelab.store.growing import GATHER_BYTES
+
+    decoder = Decoder(folder)
+    while decoder.advance():
+        if decoder.gathered >= GATHER_BYTES:
+            yield decoder.take()
+    yield decoder.take()
+    decoder.close()
+
+
+def _json_rows(payloads: list[bytes]) -> object:
+    return pa.Table.from_pylist([event for payload in payloads for event in json.loads(payload)])
+
+
+def _polars(payloads: list[bytes]) -> object:
+    import polars as pl
+
+    lines = b"\n".join(payload[1:-1].replace(b'},{"ev"', b'}\n{"ev"') for payload in payloads)
+    return pl.read_ndjson(lines)
