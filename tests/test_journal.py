@@ -291,6 +291,19 @@ def test_a_stream_goes_on_at_the_first_whole_message_behind_damage(tmp_path: Pat
     assert [payload[:1] for payload in payloads(tmp_path)] == [b"a", b"c", b"d"]
 
 
+def test_a_first_segment_cut_to_nothing_is_a_gap(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path, segment_bytes=200)
+    receiver.open()
+    for letter in b"abcd":
+        receiver.receive(frames(bytes([letter]) * 100))
+    receiver.close()
+    sealed_name(raw_path(tmp_path, 1)).unlink()
+    raw_path(tmp_path, 1).touch()
+    found, notes = read(tmp_path)
+    assert 0 < len(found) < 4
+    assert [note.facts["cause"] for note in notes if note.kind is Kind.GAP] == ["corrupt"]
+
+
 damage = st.lists(
     st.tuples(st.integers(0, 2**16), st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=3
 )
@@ -327,9 +340,10 @@ def test_whatever_is_damaged_what_is_read_was_sent_and_what_is_missing_is_a_gap(
     sent: list[tuple[int, bytes]] = []
     for payloads_of, at in connections:
         receiver.open()
-        for chunk in chunks_of(frames(*payloads_of), at):
+        told = [b"%d " % n + payload for n, payload in enumerate(payloads_of)]  # none like another
+        for chunk in chunks_of(frames(*told), at):
             receiver.receive(chunk)
-        sent += [(receiver.connection, payload) for payload in payloads_of]
+        sent += [(receiver.connection, payload) for payload in told]
     if how == "closed":
         receiver.close()
     else:

@@ -145,7 +145,7 @@ class RecordReader:
         self._offset = 0
         self._sealed: Sealed | None = None
         self._block = 0
-        self._expected: int | None = None
+        self._expected: int | None = 0 if after < 0 else None  # a journal begins with record 0
         self._last: Record | None = None
 
     def read(self) -> list[Record | Hole]:
