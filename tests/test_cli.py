@@ -126,7 +126,6 @@ def test_a_wrong_key_is_refused_by_the_stream(on_exchange, monkeypatch):
         (("fetch", "AIG", *DAYS, "--out", "bars.xlsx"), 2, "neither"),
         (("backtest", "MovingAverageCros", "--dataset", "x"), 2, "Did you mean 'MovingAverageCross'"),
         (("backtest", "MarketMaker", "--dataset", "nothing-here"), 1, "nothing-here"),
-        (("datasets", "show"), 2, "needs a name"),
         (("serve", "--flat-files", "no-such-folder"), 1, "no-such-folder"),
         (("record", "AIG", "--name", "a/b"), 2, "cannot be the name"),
         (("demo", "--out", "/dev/null/report.html"), 1, "/dev/null"),
@@ -238,7 +237,7 @@ def test_ctrl_c_ends_a_recording_cleanly_and_it_is_a_dataset(environment, exchan
     assert json.loads(out)["events"] > 0
     one_sentence(on_exchange("record", "AIG", "--name", "ended"), 2, "There is a dataset 'ended' already")
     assert [row["name"] for row in json.loads(on_exchange("datasets", "--json").out)] == ["ended"]
-    assert json.loads(on_exchange("datasets", "verify", "ended", "--json").out)["files"] > 0
+    assert json.loads(on_exchange("datasets", "verify", "ended", "--json").out)[0]["files"] > 0
     ran = on_exchange("backtest", "MarketMaker", "--dataset", "ended", "--set", "symbol=AIG")
     assert re.search(r"Profit +[+−]?\$[\d.,]+ +after fees", ran.out), ran.out
     assert "MakerOnCross, version 1" in ran.out

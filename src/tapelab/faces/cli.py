@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tapelab import __version__
 from tapelab.errors import SettingError, TapelabError, UsageError
-from tapelab.faces import verbs
+from tapelab.faces import datasets, verbs
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -84,10 +84,13 @@ def parser() -> argparse.ArgumentParser:
     )
     record.add_argument("--min-free", type=float, default=5.0, metavar="GB", help="less disk is worth a word")
 
-    datasets = verb("datasets", verbs.datasets, "What was recorded: list, show, verify, tag.")
-    datasets.add_argument("action", nargs="?", default="list", choices=("list", "show", "verify", "tag"))
-    datasets.add_argument("name", nargs="?")
-    datasets.add_argument("tags", nargs="*", metavar="TAG")
+    datasets.add(
+        verb(
+            "datasets",
+            datasets.listed,
+            "What was recorded: list, show, verify, tag, merge, export, rm, prune.",
+        )
+    )
 
     heal = verb("heal", verbs.heal, "Fill a recording's gaps from REST or the day's flat file.")
     heal.add_argument("name")

@@ -17,6 +17,7 @@ from typing import Any
 
 import tapelab as tl
 from tapelab.errors import MissingExtra, ServeError, TapelabError, Unwritable, UsageError
+from tapelab.faces.printing import print_json, print_table
 from tapelab.market import clock
 from tapelab.settings import current
 
@@ -43,7 +44,7 @@ def doctor(chosen: Namespace) -> None:
 
     findings = examine(tl.Settings.load())
     if chosen.json:
-        _print_json([finding._asdict() for finding in findings])
+        print_json([finding._asdict() for finding in findings])
     else:
         show(findings)
 
@@ -51,7 +52,7 @@ def doctor(chosen: Namespace) -> None:
 def plan(chosen: Namespace) -> None:
     planned = tl.plan_fetch(chosen.symbols, chosen.start, chosen.end, chosen.interval, **_how(chosen))
     if chosen.json:
-        _print_json(planned.as_dict())
+        print_json(planned.as_dict())
     else:
         print(planned)
 
@@ -68,7 +69,7 @@ def fetch(chosen: Namespace) -> None:
     if chosen.out:
         _write(chosen.out, bars)
         if chosen.json:
-            _print_json({"path": str(chosen.out), "bars": len(bars), **facts})
+            print_json({"path": str(chosen.out), "bars": len(bars), **facts})
         else:
             print(f"{len(bars):,} bars in {chosen.out}")
     elif chosen.json:
@@ -81,7 +82,7 @@ def fetch(chosen: Namespace) -> None:
 def sync(chosen: Namespace) -> None:
     report = tl.sync_flat_files(chosen.product, chosen.start, chosen.end)
     if chosen.json:
-        _print_json(asdict(report) | {"notes": {str(day): notes for day, notes in report.notes.items()}})
+        print_json(asdict(report) | {"notes": {str(day): notes for day, notes in report.notes.items()}})
     else:
         print(report)
 
@@ -95,7 +96,7 @@ def update(chosen: Namespace) -> None:
         if not chosen.json:
             print(done, flush=True)
     if chosen.json:
-        _print_json([asdict(done) for done in found])
+        print_json([asdict(done) for done in found])
     elif not found:
         print("Nothing is here yet that needs care.")
     failed = [done.what for done in found if done.failed]
@@ -131,68 +132,15 @@ def record(chosen: Namespace) -> None:
     print(recording.record(chosen, _on_signal()))
 
 
-def datasets(chosen: Namespace) -> None:
-    if chosen.action == "list":
-        known = tl.list_datasets()
-        rows = [_described(dataset) for dataset in known]
-        if chosen.json:
-            _print_json(rows)
-        elif not rows:
-            print(f"No datasets in {tl.Settings.load().root}. `tapelab record SYMBOL` makes one.")
-        else:
-            for row in rows:
-                row["simulated"] = "SIMULATED" if row["simulated"] else ""
-                row["start"], row["end"] = ((row[end] or "–")[:19] for end in ("start", "end"))
-            _print_table(rows, ("name", "symbols", "start", "end", "gaps", "tags", "simulated"))
-        return
-    if not chosen.name:
-        raise UsageError(f"`datasets {chosen.action}` needs a name.", remedy="`tapelab datasets` lists them.")
-    dataset = tl.open_dataset(chosen.name)
-    if chosen.action == "verify":
-        checked = dataset.verify()
-        if chosen.json:
-            _print_json({"name": dataset.name, "files": checked})
-        else:
-            print(f"{dataset.name}: all {checked} files are as they were written.")
-        return
-    if chosen.action == "tag":
-        if not chosen.tags:
-            raise UsageError("No tag was given.", remedy="Write: tapelab datasets tag NAME TAG…")
-        dataset = dataset.tag(*chosen.tags)
-    _print_json(_described(dataset, whole=True))
-
-
 def heal(chosen: Namespace) -> None:
     healing = tl.heal(chosen.name)
     if chosen.json:
         reported = {"report": healing.report().as_dict()} if chosen.report else {}
-        _print_json(healing.as_dict() | reported)
+        print_json(healing.as_dict() | reported)
         return
     print(healing)
     if chosen.report:
         print(healing.report())
-
-
-def _described(dataset: tl.Dataset, *, whole: bool = False) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": dataset.name,
-        "symbols": list(dataset.symbols),
-        "start": dataset.start and dataset.start.isoformat(),
-        "end": dataset.end and dataset.end.isoformat(),
-        "gaps": len(dataset.gaps),
-        "tags": list(dataset.tags),
-        "simulated": bool(dataset.provenance.get("simulated")),
-        "version": dataset.version,
-    }
-    if whole:
-        row |= {
-            "path": str(dataset.path),
-            "clock": dataset.clock,
-            "coverage": {symbol: asdict(held) for symbol, held in dataset.coverage.items()},
-            "gaps": [gap._asdict() for gap in dataset.gaps],
-            "provenance": dataset.provenance,
-        }
-    return row
 
 
 def backtest(chosen: Namespace) -> None:
@@ -206,7 +154,7 @@ def backtest(chosen: Namespace) -> None:
     if chosen.out:
         result.to_html(chosen.out)
     if chosen.json:
-        _print_json({"metrics": result.metrics, "assumptions": result.assumptions, "params": result.params})
+        print_json({"metrics": result.metrics, "assumptions": result.assumptions, "params": result.params})
         return
     _print_result(result)
     if chosen.out:
@@ -228,7 +176,7 @@ def _print_result(result: tl.Result) -> None:
         for metrics in words.METRICS.values()
         for metric in metrics
     ]
-    _print_table(rows, ("", "value", "meaning"))
+    print_table(rows, ("", "value", "meaning"))
     for topic, name, _ in result.assumptions:
         print(f"{topic}: {name}")
 
@@ -283,10 +231,10 @@ def quota(chosen: Namespace) -> None:
         ),
     ]
     if chosen.json:
-        _print_json({"endpoint": settings.endpoint, "budgets": rows})
+        print_json({"endpoint": settings.endpoint, "budgets": rows})
     else:
         print(f"Your own budgets for {settings.endpoint} (the vendor knows nothing of them):")
-        _print_table(rows, ("budget", "used", "left", "resets"))
+        print_table(rows, ("budget", "used", "left", "resets"))
 
 
 def _quota_row(budget: str, used: float | None, left: float | None, resets: str) -> dict[str, Any]:
@@ -330,25 +278,3 @@ def _on_signal() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     return ended
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, default=str))
-
-
-def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from tapelab.faces.panel import console
-
-    table = Table(*columns, box=box.SIMPLE)
-    for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    console().print(table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
