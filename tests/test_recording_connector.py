@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 from streams import Vendor, message, quote, settings_for, trade, until
-from tapelab.errors import NoData, NotAuthorized, RecordingError, UnknownName, UnknownSymbol
+from tapelab.errors import MissingExtra, NoData, NotAuthorized, RecordingError, UnknownName, UnknownSymbol
+from tapelab.exchange import serve
 from tapelab.live import books
 from tapelab.live.connector import MassiveConnector, get_connector, list_connectors
 from tapelab.live.recorder import WebSocketDataRecorder
+from tapelab.market.events import Quote
 from tapelab.settings import Settings, use
 from tapelab.store.dataset import Dataset, list_datasets, open_dataset
 
@@ -239,3 +241,125 @@ def test_a_replay_can_be_stopped_midway(recorded: Dataset) -> None:
     until(lambda: told)
     connector.stop_stream()
     assert len(told) < 500
+
+
+def test_a_replay_that_was_stopped_begins_afresh(recorded: Dataset) -> None:
+    connector = get_connector("replay", dataset=recorded, speed=0)
+    for _ in range(2):
+        told = Told()
+        connector.start_stream(["AAPL"], told)
+        until(lambda told=told: len(told) == 500)
+        connector.stop_stream()
+    connector.close()  # type: ignore[attr-defined]
+
+
+def quoted(symbol: str, n: int) -> Quote:
+    return Quote(symbol, n, n, n, 10.0, 10.01, 1, 1)
+
+
+def test_a_slow_callback_is_told_what_is_new_and_not_what_is_long_past(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(books, "MAX_BEHIND", 0)
+    release, seen = threading.Event(), list[tuple[str, int]]()
+
+    def slow(symbol: str, orderbook: dict[str, Any]) -> None:
+        seen.append((symbol, orderbook["ts_event"]))
+        release.wait(20)
+
+    told = books.Books()
+    told.listen(["A", "B"], slow)
+    told.add([quoted("A", 0)])
+    until(lambda: seen)
+    told.add([quoted(symbol, n) for n in range(1, 50) for symbol in ("A", "B")])
+    release.set()
+    until(lambda: len(seen) == 3)
+    told.close()
+    assert seen == [("A", 0), ("A", 49), ("B", 49)]
+    assert told.skipped == 96
+    assert caplog.text.count("too slow") == 1
+
+
+def test_a_callback_that_wants_to_exit_is_counted_said_once_and_called_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def leaves(symbol: str, orderbook: dict[str, Any]) -> None:
+        raise SystemExit("enough")
+
+    told = books.Books()
+    told.listen(["A"], leaves)
+    told.add([quoted("A", n) for n in range(3)])
+    until(lambda: told.errors == 3)
+    told.close()
+    assert caplog.text.count("A callback raised SystemExit('enough')") == 1
+
+
+def plugin(folder: Path, package: str, module: str) -> None:
+    """Another package that brings a connector, as an installer lays it down."""
+    (folder / f"{package}.py").write_text(module)
+    about = folder / f"{package}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[tapelab.connectors]\ntheirs = {package}:Theirs\n")
+
+
+def test_a_connector_of_another_package_is_known_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "class Theirs:\n    def __init__(self, *, depth=1):\n        self.depth = depth\n"
+    plugin(tmp_path, "their_package", module)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list_connectors() == ["massive", "replay", "theirs"]
+    assert get_connector("theirs", depth=5).depth == 5  # type: ignore[attr-defined]
+
+
+def test_a_connector_of_another_package_that_is_broken_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin(tmp_path, "their_broken_package", "import a_package_that_is_not_here\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingExtra, match=r"'theirs' cannot be loaded from their_broken_package:Theirs"):
+        get_connector("theirs")
+
+
+@pytest.fixture
+def apples(vendor: Vendor, settings: Settings) -> Dataset:
+    """A recording of what the lines of the brief ask for."""
+    with WebSocketDataRecorder(["AAPL", "GOOGL"]) as recorder:
+        vendor.tell(*(message(quote(n, s), trade(n, s)) for n in range(500) for s in ("AAPL", "GOOGL")))
+        until(lambda: recorder.stats.events == 2000)
+    return open_dataset(recorder.save_dataset("apples"))
+
+
+@pytest.mark.parametrize("name", ["massive", "replay"])
+@pytest.mark.parametrize("recorded_first", [True, False])
+def test_the_lines_that_were_asked_for_work_as_written_in_either_order(
+    apples: Dataset, tmp_path: Path, name: str, recorded_first: bool
+) -> None:
+    told: list[tuple[str, float, float]] = []
+
+    def on_quote(symbol, orderbook):
+        bid, ask = orderbook["bids"][0][0], orderbook["asks"][0][0]
+        told.append((symbol, bid, ask))
+
+    options = {"dataset": apples, "speed": 5} if name == "replay" else {}
+    with serve(dataset=apples, speed=5, wait_for=1) as exchange, exchange.use(home=tmp_path / "there"):
+        connector = get_connector(name, **options)
+        if recorded_first:
+            connector.enable_recording(symbols=["AAPL", "GOOGL"])
+            connector.start_stream(["AAPL", "GOOGL"], callback=on_quote)
+        else:
+            connector.start_stream(["AAPL", "GOOGL"], callback=on_quote)
+            connector.enable_recording(symbols=["AAPL", "GOOGL"])
+        until(lambda: len(told) == 1000)
+        path = connector.disable_recording()
+        df = connector.get_recorded_dataframe()
+        connector.stop_stream()
+        recorded = open_dataset(path)
+        connector.close()  # type: ignore[attr-defined]
+    assert path.name.startswith("massive_live_" if name == "massive" else "replay_")
+    assert {symbol for symbol, _, _ in told} == {"AAPL", "GOOGL"}
+    assert told[20][1:] == (100.1, 100.12)
+    assert list(df["symbol"]) == ["AAPL", "GOOGL"]
+    kept = len(recorded.quotes())
+    assert kept == 1000 if recorded_first else 0 < kept <= 1000

@@ -1,24 +1,29 @@
 """The newest book of each symbol, and the callbacks that are told of it on a thread of their own.
 
-A callback that is slow or raises costs no frame: what it has not been told yet waits, up to a bound, and
-beyond that only the newest book of each symbol is kept. Both are counted.
+A callback that is slow or raises costs no frame: what it has not been told yet waits, so many books and so
+long, and beyond that only the newest book of each symbol is kept. Both are counted, and said once.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tapelab.market import clock
 from tapelab.market.events import Event, Quote, Trade
 from tapelab.massive.wire import FrameDecoder
 from tapelab.store.journal import Message, Note
 
 MAX_WAITING = 10_000  # books that wait to be told; beyond it the newest of each symbol is kept
+MAX_BEHIND = 5 * clock.SECOND  # how long they wait; likewise
 WILDCARD = "*"
 STOP_PATIENCE = 5.0  # seconds for a callback that is under way
+
+_log = logging.getLogger("tapelab")
 
 OrderBook = dict[str, Any]
 Callback = Callable[[str, OrderBook], object]
@@ -40,7 +45,8 @@ class Books:
         self._trades: dict[str, Trade] = {}
         self._listeners: tuple[_Listener, ...] = ()
         self._decoder = FrameDecoder()
-        self._waiting: deque[Quote] = deque()
+        self._waiting: deque[tuple[int, Quote]] = deque()  # each with when it came, on the monotonic clock
+        self._patiently = False
         self._news = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -90,12 +96,20 @@ class Books:
         with self._news:
             if patiently:
                 self._news.wait_for(lambda: len(self._waiting) < MAX_WAITING - len(quotes) or self._closed)
-            self._waiting.extend(quotes)
+            self._patiently = patiently
+            now = clock.monotonic()
+            self._waiting.extend((now, quote) for quote in quotes)
             if len(self._waiting) > MAX_WAITING:
-                newest = {quote.symbol: quote for quote in self._waiting}
-                self.skipped += len(self._waiting) - len(newest)
-                self._waiting = deque(sorted(newest.values(), key=lambda quote: quote.arrival))
+                self._pass_over()
             self._news.notify_all()
+
+    def _pass_over(self) -> None:
+        """Keep the newest book of each symbol alone, in order."""
+        newest = {quote.symbol: (came, quote) for came, quote in self._waiting}
+        if not self.skipped and len(newest) < len(self._waiting):
+            _log.warning("A callback is too slow for the stream: it is told the newest books only.")
+        self.skipped += len(self._waiting) - len(newest)
+        self._waiting = deque(sorted(newest.values(), key=lambda one: one[1].arrival))
 
     def snapshot(self, symbol: str) -> OrderBook | None:
         """The newest book of a symbol with its last trade, or None before the first quote."""
@@ -127,7 +141,9 @@ class Books:
                 self._news.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
-                quote = self._waiting.popleft()
+                if not self._patiently and clock.monotonic() - self._waiting[0][0] > MAX_BEHIND:
+                    self._pass_over()
+                _, quote = self._waiting.popleft()
                 if not self._waiting:
                     self._news.notify_all()
             for listener in self._listeners:
@@ -137,7 +153,9 @@ class Books:
     def _tell(self, callback: Callback, quote: Quote) -> None:
         try:
             callback(quote.symbol, orderbook(quote))
-        except Exception as error:  # the user's own code: whatever it raises must not end the stream
+        except BaseException as error:  # the user's own code: even its exit must not end the stream
+            if not self.errors:
+                _log.warning("A callback raised %s; it is called again for the next quote.", repr(error))
             self.errors += 1
             self.last_error = error
         else:

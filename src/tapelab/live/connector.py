@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tapelab.errors import Locked, NoData, RecordingError, UnknownName
+from tapelab.errors import Locked, MissingExtra, NoData, RecordingError, UnknownName
 from tapelab.live.books import Books, Callback, OrderBook
 from tapelab.live.recorder import (
     check_channels,
@@ -75,7 +75,14 @@ def get_connector(name: str, **options: Any) -> Connector:
 
         return ReplayConnector(**options)
     for entry in entry_points(group=GROUP, name=name):
-        made: Connector = entry.load()(**options)
+        try:
+            make = entry.load()
+        except (ImportError, AttributeError) as cause:
+            raise MissingExtra(
+                f"The connector {name!r} cannot be loaded from {entry.value} ({cause}).",
+                remedy="Install the package again that brings it.",
+            ) from cause
+        made: Connector = make(**options)
         return made
     raise UnknownName.among("connector", name, list_connectors())
 

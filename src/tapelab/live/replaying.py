@@ -30,8 +30,9 @@ TOLD_AT_ONCE = 256  # events handed to the callbacks' thread at a time
 class ReplayConnector:
     """Plays a dataset to callbacks, at the pace at which it came (`speed` 1), faster, or unpaced (0).
 
-    The replay begins with the first `start_stream` and ends with the dataset; `wait` waits for that. A
-    recording of it is the stretch that was played while it was enabled, as a dataset of its own.
+    The replay begins with the first `start_stream` and ends with the dataset; `wait` waits for that. One that
+    was stopped begins afresh. A recording of it is the stretch that was played while it was enabled, as a
+    dataset of its own.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class ReplayConnector:
                     f"The dataset {self._played.name} has no {name!r}.", remedy=f"It has {known}."
                 )
         self._books.listen(names, callback)
-        if self._thread is None:
+        if self._thread is None or self._stopping.is_set():
+            self._stopping.clear()
+            self._arrived = -1
             self._thread = threading.Thread(target=self._play, name="tapelab-replay", daemon=True)
             self._thread.start()
 
