@@ -31,7 +31,7 @@ from tapelab.settings import Settings, current
 from tapelab.store import manifest, parts
 from tapelab.store.columns import KINDS, Decoder, Position
 from tapelab.store.coverage import Coverage, coverage_of
-from tapelab.store.growing import JOURNAL, finish_killed, peek
+from tapelab.store.growing import JOURNAL, finish_killed, journal_of, peek
 from tapelab.store.manifest import Filled, Manifest, Mark, Segment, Version
 from tapelab.store.overlay import Overlay, begin, tick_parts
 from tapelab.store.shaping import Format, Kind, bar_length, bars_of, paced
@@ -370,7 +370,8 @@ class Dataset:
         With `stop` it goes on with what is added, until the recording ends or `stop` is set.
         """
         done = self._manifest.decoded
-        decoder = Decoder(self.path / JOURNAL, Position(done.resume, done.arrival, done.note))
+        source = journal_of(self.path, self._manifest)
+        decoder = Decoder(source, Position(done.resume, done.arrival, done.note))
         until = clock.now()
         try:
             while True:

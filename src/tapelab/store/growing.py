@@ -65,8 +65,10 @@ def create(
             provenance=dict(provenance),
             journals=() if following else (Journaled(JOURNAL),),
             gaps=gaps,
+            decoded=Decoded(journal.last_sequence(following) if following else -1),
+            following=str(following or ""),
         )
-        growing = Growing(folder, begun, following=following)
+        growing = Growing(folder, begun)
         manifest.save(folder, begun)
         return growing
     raise UsageError(f"There are {MAX_NAMES} recordings named {name!r}.", remedy="Choose another name.")
@@ -75,6 +77,11 @@ def create(
 def lock_of(folder: Path) -> Path:
     """What the recorder of a dataset holds."""
     return folder / _LOCK
+
+
+def journal_of(folder: Path, begun: Manifest) -> Path:
+    """What a recording under way reads: its own journal, or that of the recording that it follows."""
+    return Path(begun.following) if begun.following else folder / JOURNAL
 
 
 def cut_short(folder: Path) -> Growing | None:
@@ -110,15 +117,18 @@ def finish_killed(folder: Path) -> Manifest:
             return begun
         if begun.journals:
             journal.recover(folder / JOURNAL)
-        return Growing(folder, begun, held=held).finish()
+        growing = Growing(folder, begun, held=held)
+        if begun.following:
+            growing.catch_up()
+            if not growing.journal.is_dir():  # it was moved or removed since
+                growing._lose({"start": begun.ended or begun.begun, "end": clock.now(), "cause": "killed"})
+        return growing.finish()
 
 
 def peek(folder: Path, begun: Manifest) -> Manifest:
     """The manifest of a recording under way, with what is known beyond its segments; nothing is written."""
     growing = Growing(folder, begun, writes=False)
-    until = clock.now()  # it may grow faster than it is read
-    while (items := growing.step()) and items[-1].ts_recv < until:
-        pass
+    growing.catch_up()
     growing.gather()
     growing.close()
     return msgspec.structs.replace(growing.manifest, counts=growing.counts())
@@ -136,13 +146,12 @@ class Growing:
         folder: Path,
         begun: Manifest,
         *,
-        following: Path | None = None,
         held: Lock | None = None,
         writes: bool = True,
     ) -> None:
         self.folder = folder
         self.manifest = begun
-        self.journal = following or folder / JOURNAL
+        self.journal = journal_of(folder, begun)
         self.newest: int | None = None  # ts_event of the newest event, ns UTC
         self.lag: int | None = None  # how far behind it our clock was, ns
         self.ending: dict[str, object] | None = None  # what the last record of the journal says
@@ -156,8 +165,6 @@ class Growing:
         self._counted = dict(begun.counts)
         done = begun.decoded
         position = Position(done.resume, done.arrival, done.note)
-        if following:
-            position = Position(resume=journal.last_sequence(following))
         self._decoder = Decoder(self.journal, position)
         self._arrival = position.arrival
         self._connections = 0
@@ -186,6 +193,12 @@ class Growing:
             if self._decoder.gathered >= GATHER_BYTES:
                 self.gather()
             return items
+
+    def catch_up(self) -> None:
+        """Take in all that is there now."""
+        until = clock.now()  # it may grow faster than it is read
+        while (items := self.step()) and items[-1].ts_recv < until:
+            pass
 
     def gather(self) -> None:
         """Turn what was decoded into rows, and lay them down where enough have come together."""
@@ -243,7 +256,7 @@ class Growing:
             last = self._decoder.position.note
             journals = tuple(Journaled(j.folder, last, j.shift) for j in self.manifest.journals)
             heard = self._heard(self.manifest.ended)
-            self._change(version=1, journals=journals, heard=heard, counts=self.counts())
+            self._change(version=1, following="", journals=journals, heard=heard, counts=self.counts())
             self._change(change="recorded", changed=clock.now())
             manifest.save(self.folder, self.manifest)
             manifest.path_of(self.folder, 0).unlink(missing_ok=True)

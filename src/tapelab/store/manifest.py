@@ -126,7 +126,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """One version of a dataset. Times are ns UTC; `begun` and `ended` are our clock.
 
     `change` says in a few words what made this version of the one before, at `changed`. `pruned`: journals
-    that were taken away when the columns had been verified. `overlay`: rows that were not received, apart
+    that were taken away when the columns had been verified. `following`: the journal of the recording that
+    this one reads, while it grows. `overlay`: rows that were not received, apart
     from `segments`, so that who knows nothing of them sees what was received; `filled`: what they fill.
     """
 
@@ -146,6 +147,7 @@ class Manifest(msgspec.Struct, frozen=True):
     counts: dict[str, int] = {}
     journals: tuple[Journaled, ...] = ()
     decoded: Decoded = Decoded()
+    following: str = ""
     change: str = ""
     changed: int = 0
     pruned: tuple[Journaled, ...] = ()
