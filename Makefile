@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup lint bench ui lock clean
+.PHONY: demo test setup lint bench ui docs lock clean
 
 demo: setup  ## source → store → strategy → result → picture, with no account and no network
 	$(BIN)/tapelab demo
@@ -32,6 +32,9 @@ bench: setup  ## our speed beside the peers', as ratios
 
 ui: setup  ## the web page
 	$(BIN)/tapelab ui
+
+docs: setup  ## the page of commands and settings, which is made from the code
+	$(BIN)/python -m tapelab.faces.manual > docs/commands.md
 
 lock: setup  ## pin what pyproject.toml asks for; the lock names no host
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-annotate --universal --python-version 3.11 \

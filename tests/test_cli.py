@@ -17,6 +17,7 @@ import pytest
 
 from tapelab import settings
 from tapelab.exchange import Exchange, serve
+from tapelab.faces import manual
 from tapelab.faces.cli import main, parser
 
 DAYS = ("--start", "2013-10-07", "--end", "2013-10-09")
@@ -170,6 +171,11 @@ def test_every_verb_of_the_loop_is_there():
     text = parser().format_help()
     for verb in "demo doctor plan fetch record datasets backtest serve quota ui".split():
         assert re.search(rf"^\s+{verb}\b", text, re.M), verb
+
+
+def test_the_page_of_commands_is_what_the_command_line_says():
+    page = Path(__file__).parents[1] / "docs" / "commands.md"
+    assert page.read_text() == manual.page(), "run: make docs"
 
 
 def test_both_routes_write_the_same_file(on_exchange, environment, monkeypatch):

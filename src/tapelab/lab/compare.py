@@ -91,6 +91,7 @@ def compare(
 
     `strategies`: classes, instances or names. `datasets`: one or a list of what `backtest` takes. An
     `executor` (of `concurrent.futures`, or Dask's) runs them side by side; the answer is the same.
+    Raises `UsageError` where there is nothing to compare, and what `backtest` raises.
     """
     entrants = [strategies] if isinstance(strategies, Strategy | type | str) else list(strategies)
     places: list[Data] = list(datasets) if isinstance(datasets, list | tuple) else [datasets]

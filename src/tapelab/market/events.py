@@ -9,7 +9,8 @@ class Quote(NamedTuple):
     """The best bid and offer of a symbol at a moment.
 
     Times are int64 ns UTC: `ts_event` by the exchange's (SIP) clock, `ts_recv` by ours at arrival
-    (None where we were not there). A side that is empty has price None and size 0.
+    (None where we were not there); `arrival` orders events across channels. A side that is empty has
+    price None and size 0.
     """
 
     symbol: str
@@ -28,7 +29,10 @@ class Quote(NamedTuple):
 
 
 class Trade(NamedTuple):
-    """One print on the tape. `off_exchange`: reported by a TRF, so no displayed queue traded."""
+    """One print on the tape: `size` shares at `price`.
+
+    Times and `arrival` as in `Quote`. `off_exchange`: reported by a TRF, so no displayed queue traded.
+    """
 
     symbol: str
     ts_event: int
@@ -42,7 +46,11 @@ class Trade(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """OHLCV over an interval: stamped with its start, known only at its end (`ends`, ns UTC)."""
+    """OHLCV over an interval: stamped with its start, known only at its end.
+
+    `timestamp` (the start) and `ends` are int64 ns UTC. `vwap` and `transactions` are None where the source
+    does not have them.
+    """
 
     symbol: str
     timestamp: int
