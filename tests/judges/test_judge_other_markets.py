@@ -1,0 +1,66 @@
+"""Daily files of markets for which the exchange does not speak, as the vendor and others have shown them."""
+
+from __future__ import annotations
+
+import csv
+import re
+import xml.etree.ElementTree as ElementTree
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import papers
+import pytest
+
+from tapelab.massive.wire import catalogue
+from tapelab.massive.wire.csvfile import Notes
+from tapelab.massive.wire.otherfile import flat_file
+
+pytestmark = pytest.mark.judge
+
+NEW_YORK = ZoneInfo("America/New_York")
+SAMPLE = re.compile(r"(?:header-only--)?(?P<prefix>us_(?!stocks)\w+|global_\w+)-(?P<kind>\w+_v1)")
+TIMES = {"window_start", "sip_timestamp", "participant_timestamp", "timestamp"}
+COUNTS = {"ask_exchange", "bid_exchange", "exchange", "sequence_number", "transactions", "correction"}
+TEXTS = {"ticker", "conditions", "id"}
+OURS = {"ticker": "symbol", "window_start": "timestamp"}  # what columns of bars are called here
+
+
+def meant(name: str, text: str) -> object:
+    """What a field of a file says."""
+    if name in TEXTS:
+        return text or None
+    return int(text) if name in TIMES | COUNTS else float(text)
+
+
+def test_every_file_of_another_market_that_was_ever_shown_is_read_value_by_value(shared: Path) -> None:
+    seen = set()
+    for sample in sorted((shared / "payloads/flatfiles").glob("*.csv")):
+        if (found := SAMPLE.match(sample.name)) is None:
+            continue
+        product = f"{found['prefix'].replace('futures_X', 'futures_cme')}/{found['kind']}"
+        header, *lines = csv.reader(sample.read_text().splitlines())
+        assert tuple(header) == catalogue.kind_named(product).header
+        expected = [{n: meant(n, text) for n, text in zip(header, line, strict=True)} for line in lines]
+        stamps = [int(text) for line in lines for n, text in zip(header, line, strict=True) if n in TIMES]
+        day = datetime.fromtimestamp(min(stamps, default=0) // papers.SECOND, NEW_YORK).date()
+        _, blocks = flat_file(sample, product, day=day, notes=Notes())
+        rows = [row for block in blocks for row in block.to_pylist()]
+        own = OURS if catalogue.kind_named(product).product else {}
+        told = [{name: row[own.get(name, name)] for name in header} for row in rows]
+        # A time is a pandas.Timestamp, whose `value` is in nanoseconds.
+        assert [{n: getattr(v, "value", v) for n, v in row.items()} for row in told] == expected, sample.name
+        seen.add(product)
+    assert len(seen) == 17
+
+
+def test_the_keys_that_the_vendors_bucket_lists_are_understood(shared: Path) -> None:
+    listing = ElementTree.parse(shared / "payloads/s3/list-objects.xml")
+    keys = [element.text or "" for element in listing.iterfind(".//{*}Key")]
+    assert keys
+    for key in keys:
+        found = catalogue.read_key(key)
+        assert found is not None
+        assert catalogue.key_of(*found) == key
+        assert key.startswith(f"{found[0]}/{found[1].year}/")
+    assert catalogue.read_key(keys[0].replace("/07/", "/08/")) is None
