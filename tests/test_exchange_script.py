@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import deque
 from datetime import date, time
+from math import fsum
 from pathlib import Path
 from statistics import fmean
 
@@ -170,6 +171,50 @@ def test_a_simulated_morning_from_the_disk_is_said_as_from_memory(tmp_path: Path
         for since in (cut, cut // MINUTE * MINUTE, session.open + 1):
             assert told(said, *topics, since=since) == told(in_memory, *topics, since=since)
         said.close()
+
+
+@pytest.mark.parametrize("official", [None, 321.5])
+def test_a_streamed_bar_says_what_the_day_was_at_its_end(tmp_path: Path, official: float | None) -> None:
+    """Recomputed print by print: volume that counts, its average price, the first price of regular hours."""
+    folder = simulated_folder(tmp_path, minutes=True)
+    day, symbol = folder.days(TRADES)[0], "ZVZZT"
+    session = sessions.session(Market.STOCKS, day)
+    assert session is not None
+    if official is not None:
+        row = {"symbol": symbol, "from": str(day), "open": official, "close": 300.0}
+        (tmp_path / "reference").mkdir()
+        (tmp_path / "reference/official.json").write_text(json.dumps([row]))
+    prints = folder.of_symbol(TRADES, day, symbol).to_pylist()
+    bars = [json.loads(event) for event in told(DayScript(folder, day), f"A.{symbol}", f"AM.{symbol}")]
+    assert {bar["ev"] for bar in bars} == {"A", "AM"}
+    assert bars[0]["s"] < session.open // 10**6 < bars[-1]["s"]
+    for bar in bars[::23]:
+        past = [row for row in prints if row["ts_event"] < bar["e"] * 10**6]
+        counted = [row for row in past if not {15, 16, 38} & set(row["conditions"] or ())]
+        volume = fsum(row["size"] for row in counted)
+        assert (bar["av"], float(bar["dav"])) == (int(volume), volume)
+        assert bar["a"] == pytest.approx(fsum(r["size"] * r["price"] for r in counted) / volume, abs=6e-5)
+        opening = [
+            row["price"]
+            for row in past
+            if row["ts_event"] >= session.open and not {2, 7, 12, 37, 52, 53} & set(row["conditions"] or ())
+        ]
+        assert bar.get("op") == (None if not opening else official or opening[0])
+
+
+def test_minutes_stand_for_a_day_whose_trades_are_not_there(tmp_path: Path) -> None:
+    folder = simulated_folder(tmp_path, minutes=True)
+    day = folder.days(TRADES)[0]
+    folder.raw(TRADES, day).unlink()
+    without = FlatFileTape(tmp_path)
+    volume = 0
+    for event in told(DayScript(without, day), "AM.ZVZZT"):
+        bar = json.loads(event)
+        volume += bar["v"]
+        assert (bar["av"], "a" in bar) == (volume, False)
+    long = long_script(without, day, 1 << 20)
+    assert told(long, "AM.ZVZZT") == told(DayScript(without, day), "AM.ZVZZT")
+    long.close()
 
 
 def test_large_days_are_sorted_on_the_disk_and_small_ones_are_not(

@@ -35,8 +35,6 @@ Files = dict[str, list[Row]]  # by product
 NEWER = {"decimal_size", "ds", "dv", "dav", "count", "request_id"}
 # What no tape of US stocks can know: fair values of business plans, other markets' hours.
 UNKNOWN = {"fmv", "currencies"}
-# Figures of the whole day in a streamed bar. A long day is read from any moment on, so they are not known.
-OF_THE_DAY = {"av", "op", "a"}
 
 # The vendor keeps some under the dates of other days; the snapshot is one of the simulated market.
 REALLY_OF = {
@@ -226,7 +224,7 @@ def kind(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def unlike(ours: Any, theirs: list[Any], *, unknown: set[str] = UNKNOWN, where: str = "$") -> Iterator[str]:
+def unlike(ours: Any, theirs: list[Any], *, where: str = "$") -> Iterator[str]:
     """Where a value differs in keys or types from all that the vendor has at that place."""
     kinds = {kind(value) for value in theirs}
     if "null" in kinds:
@@ -238,15 +236,15 @@ def unlike(ours: Any, theirs: list[Any], *, unknown: set[str] = UNKNOWN, where: 
         if items and not ours:
             yield f"{where} is empty"
         for number, item in enumerate(ours):
-            yield from unlike(item, items, unknown=unknown, where=f"{where}[{number}]")
+            yield from unlike(item, items, where=f"{where}[{number}]")
     elif isinstance(ours, dict):
-        always = set.intersection(*map(set, theirs)) - unknown
+        always = set.intersection(*map(set, theirs)) - UNKNOWN
         ever = set.union(*map(set, theirs)) | NEWER
         yield from (f"{where}.{key} is missing" for key in sorted(always - set(ours)))
         yield from (f"{where}.{key} is not the vendor's" for key in sorted(set(ours) - ever))
         for key in sorted(set(ours) & ever - NEWER):
             known = [value[key] for value in theirs if key in value]
-            yield from unlike(ours[key], known, unknown=unknown, where=f"{where}.{key}")
+            yield from unlike(ours[key], known, where=f"{where}.{key}")
 
 
 def settled(body: Any) -> Any:
@@ -471,7 +469,7 @@ def test_a_bar_is_streamed_with_the_keys_of_the_vendors_example(
     shared: Path, started: Start, paper: Paper, channel: str
 ) -> None:
     event = streamed(started(flat_files=paper.folder), f"{channel}.{papers.PLAIN}")
-    assert list(unlike(event, [example(shared, channel)], unknown=OF_THE_DAY)) == []
+    assert list(unlike(event, [example(shared, channel)])) == []
 
 
 def test_the_vendors_example_of_a_price_band_is_streamed_key_by_key(

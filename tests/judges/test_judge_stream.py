@@ -70,11 +70,17 @@ def test_a_whole_day_is_heard_on_wildcards_as_it_stands_on_paper(
 def test_second_bars_are_made_of_their_trades(started: Start, paper: Paper) -> None:
     exchange = started(flat_files=paper.folder)
     made = papers.bars_of_trades(paper.rows("trades_v1", PLAIN, NEW_DAY), SECOND)
+    volume, paid = Decimal(0), Decimal(0)  # of the day so far
     for event, bar in zip(hear(exchange, f"A.{PLAIN}", count=len(made)), made, strict=True):
         assert event.start_timestamp == int(bar["window_start"]) // MILLISECOND
         assert (event.open, event.close) == (float(bar["open"]), float(bar["close"]))
         assert event.vwap == pytest.approx(float(bar["vwap"]), abs=0.00006)
         assert Decimal(event.fractional_volume) == Decimal(bar["volume"])
+        volume, paid = volume + Decimal(bar["volume"]), paid + Decimal(bar["volume"]) * Decimal(bar["vwap"])
+        assert Decimal(event.fractional_accumulated_volume) == volume
+        assert event.accumulated_volume == int(volume)
+        assert event.aggregate_vwap == pytest.approx(float(paid / volume), abs=0.00006)
+        assert event.official_open_price == float(made[0]["open"])
 
 
 def test_topics_by_name_are_heard_and_nothing_else(started: Start, paper: Paper) -> None:

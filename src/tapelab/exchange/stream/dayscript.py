@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tapelab.exchange.stream.script import Encode, Ints, Numbers, Part, Run, Script, Topics
+from tapelab.exchange.stream.sofar import DaySoFar
 from tapelab.exchange.tape import TRADES, Row, Tape
 from tapelab.market import sessions, tables
 from tapelab.market.clock import MINUTE, SECOND
@@ -146,12 +147,15 @@ class DayScript(Script):
     def __init__(self, tape: Tape, day: date, start: int | None = None, until: int | None = None) -> None:
         self.topics = Topics(tests_too=tape.simulated)
         found = tape.ticks(day)
-        seconds = tape.all_bars("1s", day) if day in tape.days(TRADES) else tables.BARS.empty_table()
+        minutes = tape.all_bars("1m", day)
+        traded = day in tape.days(TRADES)
+        seconds = tape.all_bars("1s", day) if traded else tables.BARS.empty_table()
+        prints, official = found.trades if traded else minutes, tape.official(day)
         sources = (
             ticks("Q", found.quotes, self.topics),
             ticks("T", found.trades, self.topics),
-            bars("A", seconds, self.topics),
-            bars("AM", tape.all_bars("1m", day), self.topics),
+            bars("A", DaySoFar(day, official).beside(seconds, prints, SECOND), self.topics),
+            bars("AM", DaySoFar(day, official).beside(minutes, prints, MINUTE), self.topics),
             bands(tape.bands(day), self.topics),
         )
         at, topic, encoded = merged(sources, start or 0, until or FAR)

@@ -115,16 +115,18 @@ class SortedDay:
         self._spill.close()
 
     def stretches(
-        self, start: int | None = None, until: int | None = None
+        self, start: int | None = None, until: int | None = None, *, trades_only: bool = False
     ) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The quotes and trades from `start` to before `until` (ns UTC), stretch after stretch.
 
         Each pair is what `in_order_of_arrival` gives, cut out of the day: both tables sorted by `arrival`,
         which numbers the rows of the whole day from 0. A stretch goes on where the one before ended, which
-        may be among rows of the same nanosecond. Its size follows the memory of the sort.
+        may be among rows of the same nanosecond. Its size follows the memory of the sort. With `trades_only`
+        no quotes are read, and `arrival` counts trades.
         """
         span = (0 if start is None else start, _ALWAYS if until is None else until)
-        groups = [[_Reader(run, self._spill, span) for run in group] for group in self._groups]
+        wanted = (self._groups[0], []) if trades_only else self._groups
+        groups = [[_Reader(run, self._spill, span) for run in group] for group in wanted]
         place = sum(reader.skipped for group in groups for reader in group)
         for (trades, of_trades), (quotes, of_quotes) in _merged(groups, self._limits.stretch):
             yield (

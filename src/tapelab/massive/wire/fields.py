@@ -114,8 +114,7 @@ FIELDS: Mapping[Kind, tuple[Field, ...]] = {
 CHANNELS: Mapping[Channel, Kind] = {"T": "trades", "Q": "quotes", "A": "bars", "AM": "bars"}
 BAR_LENGTH: Mapping[Channel, int] = {"A": SECOND, "AM": MINUTE}
 
-# The order in which the vendor writes its keys. Keys that only the vendor can know (`av`, `op`, `a`: figures
-# of the whole day) are never written.
+# The order in which the vendor writes its keys.
 REST_ORDER: Mapping[Kind, tuple[str, ...]] = {
     "bars": ("v", "vw", "o", "c", "h", "l", "t", "n"),
     "quotes": tuple(sorted(f.rest for f in FIELDS["quotes"] if f.rest)),
@@ -126,8 +125,8 @@ REST_ORDER: Mapping[Kind, tuple[str, ...]] = {
 STREAM_ORDER: Mapping[Channel, tuple[str, ...]] = {
     "T": ("sym", "x", "i", "z", "p", "s", "ds", "c", "t", "pt", "q", "trfi", "trft"),
     "Q": ("sym", "bx", "bp", "bs", "ax", "ap", "as", "c", "i", "t", "q", "z"),
-    "A": ("sym", "v", "dv", "vw", "o", "c", "h", "l", "z", "s", "e"),
-    "AM": ("sym", "v", "dv", "vw", "o", "c", "h", "l", "z", "s", "e"),
+    "A": ("sym", "v", "dv", "av", "dav", "op", "vw", "o", "c", "h", "l", "a", "z", "s", "e"),
+    "AM": ("sym", "v", "dv", "av", "dav", "op", "vw", "o", "c", "h", "l", "a", "z", "s", "e"),
 }
 
 # What the stream carries beside that and no table holds: figures of the whole day, the average size, the end.

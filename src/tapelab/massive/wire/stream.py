@@ -70,7 +70,7 @@ def encode_events(table: pa.Table, channel: Channel) -> list[bytes]:
 
     `T` trades, `Q` quotes, `A` second bars, `AM` minute bars. Sizes are cut to whole shares beside the exact
     decimal (`ds` of a trade only where they differ, `dv` of a bar always); a quote keeps its first condition.
-    What only the vendor can know (`av`, `op`, `a`) is left out.
+    Bars may have columns `day_volume`, `day_vwap` and `day_open`: their day until then (`av`, `a`, `op`).
     """
     kind = CHANNELS[channel]
     by_key = columns.key_columns(table, kind, "stream")
@@ -78,6 +78,7 @@ def encode_events(table: pa.Table, channel: Channel) -> list[bytes]:
         length = BAR_LENGTH[channel] // MILLISECOND
         by_key["e"] = [start + length for start in by_key["s"]]
         by_key["z"] = columns.values(_average_size(table))
+        by_key |= _of_the_day(table)
     ordered = [by_key[key] for key in STREAM_ORDER[channel]]
     return list(map(msgspec.json.Encoder().encode, map(_WRITERS[channel], *ordered)))
 
@@ -289,6 +290,19 @@ def _ticks(
 def _bars(rows: list[Any]) -> pa.Table:
     starts = np.array([row.timestamp for row in rows], dtype=np.int64) * MILLISECOND
     return columns.table_of(rows, "bars", "stream", session=pa.array(dates_of(Market.STOCKS, starts)))
+
+
+def _of_the_day(bars: pa.Table) -> dict[str, list[Any]]:
+    names = ("day_volume", "day_vwap", "day_open")
+    unknown = pa.chunked_array([pa.nulls(len(bars), pa.float64())])
+    volume, vwap, official = (bars.column(n) if n in bars.column_names else unknown for n in names)
+    volume = columns.to_decimals(volume)
+    return {
+        "av": columns.values(pc.trunc(volume).cast(pa.int64())),
+        "dav": [None if v is None else columns.plain(v) for v in columns.values(volume)],
+        "op": columns.shortest(official),
+        "a": columns.shortest(vwap),
+    }
 
 
 def _average_size(bars: pa.Table) -> pa.ChunkedArray:
