@@ -118,8 +118,8 @@ def test_the_vendors_client_streams_a_simulated_minute_unchanged(started: Start)
 
 
 @pytest.mark.judge
-def test_the_vendors_client_streams_a_real_minute_unchanged(started: Start, real_day: Path) -> None:
-    exchange = started(flat_files=real_day, start="10:00", until="10:01")
+def test_the_vendors_client_streams_a_real_minute_unchanged(started: Start, real_minutes: Path) -> None:
+    exchange = started(flat_files=real_minutes, start="10:00", until="10:01")
     start = exchange.position
     expected = as_vendor_has_it(exchange.tape, exchange.day, start, start + MINUTE)
     found = run(vendors_client(exchange, ["T.*", "Q.*"], len(expected)))

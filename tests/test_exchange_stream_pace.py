@@ -206,27 +206,28 @@ async def hear_the_tape(exchange: Exchange, folder: Path, start: int, until: int
 
 
 @pytest.mark.parametrize(
-    ("speed", "seconds"),
+    ("files", "speed", "seconds"),
     [
-        (0, 300),
-        (60, 60),
-        (1, 2),
-        pytest.param(0, 86_400, marks=pytest.mark.slow, id="whole day unpaced"),
-        pytest.param(60, 1_800, marks=pytest.mark.slow, id="half an hour at speed 60"),
-        pytest.param(1, 60, marks=pytest.mark.slow, id="a minute at speed 1"),
+        ("real_minutes", 0, 300),
+        ("real_minutes", 60, 60),
+        ("real_minutes", 1, 2),
+        pytest.param("real_day", 0, 86_400, marks=pytest.mark.slow, id="whole day unpaced"),
+        pytest.param("real_day", 60, 1_800, marks=pytest.mark.slow, id="half an hour at speed 60"),
+        pytest.param("real_day", 1, 60, marks=pytest.mark.slow, id="a minute at speed 1"),
     ],
 )
 def test_what_a_client_hears_of_the_real_day_is_the_tape(
-    started: Start, real_day: Path, speed: float, seconds: int
+    started: Start, request: pytest.FixtureRequest, files: str, speed: float, seconds: int
 ) -> None:
+    folder: Path = request.getfixturevalue(files)
     midnight, ten = 1_381_291_200 * 10**9, 1_381_327_200 * 10**9
     start = midnight if seconds == 86_400 else ten
     until = start + seconds * 10**9
-    exchange = started(flat_files=real_day, day=REAL_DAY, start=start, until=until, speed=speed)
+    exchange = started(flat_files=folder, day=REAL_DAY, start=start, until=until, speed=speed)
 
     async def bounded() -> None:
         async with asyncio.timeout(280):
-            await hear_the_tape(exchange, real_day, start, until)
+            await hear_the_tape(exchange, folder, start, until)
 
     asyncio.run(bounded())
     assert exchange.finished.wait(WITHIN)

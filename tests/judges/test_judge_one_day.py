@@ -97,8 +97,8 @@ def test_a_simulated_half_hour_is_told_alike_by_all_three(started: Start, client
     agree(exchange, client, first, last, least=10_000)
 
 
-def test_a_real_minute_is_told_alike_by_all_three(started: Start, client: Client, real_day: Path) -> None:
-    exchange = started(flat_files=real_day, start="10:00", until="10:01")
+def test_a_real_minute_is_told_alike_by_all_three(started: Start, client: Client, real_minutes: Path) -> None:
+    exchange = started(flat_files=real_minutes, start="10:00", until="10:01")
     first, last = papers.instant(exchange.day, 10), papers.instant(exchange.day, 10, 1)
     agree(exchange, client, first, last, least=3_000)
 
