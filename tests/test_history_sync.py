@@ -407,21 +407,9 @@ def test_bars_in_no_order_lose_nothing(changing: Path) -> None:
     ("product", "text", "expected"),
     [
         (
-            "us_options_opra/quotes_v1",
-            "ticker,ask_exchange,ask_price,ask_size,bid_exchange,bid_price,bid_size,sequence_number,sip_timestamp\n"
-            "O:A260717C00060000,0,0,0,320,45.3,1,1446504,1709303401047390893\n",
-            {"ask_exchange": 0, "ask_price": 0.0, "bid_price": 45.3, "sequence_number": 1446504},
-        ),
-        (
             "us_indices/values_v1",
             "ticker,value,timestamp\nI:AAPLCW,87.27,1709303401137000000\n",
             {"ticker": "I:AAPLCW", "value": 87.27},
-        ),
-        (
-            "global_crypto/trades_v1",
-            "ticker,conditions,exchange,id,participant_timestamp,price,size\n"
-            'X:BTC-USD,"1,2",2,052983525159748,1709303401137000000,61000.01,0.00000001\n',
-            {"conditions": "1,2", "id": "052983525159748", "size": 1e-8},
         ),
         (
             "us_futures_cme/session_aggs_v1",
@@ -431,7 +419,7 @@ def test_bars_in_no_order_lose_nothing(changing: Path) -> None:
         ),
     ],
 )
-def test_files_of_other_markets_keep_their_columns_with_exact_types(
+def test_files_without_columns_of_ours_keep_the_vendors_with_exact_types(
     changing: Path, product: str, text: str, expected: dict[str, object]
 ) -> None:
     publish(changing, FIRST, text.encode(), product=product)

@@ -152,10 +152,9 @@ def plan_fetch(
 def download_flat_file(product: str, day: date | str) -> Path:
     """One of the vendor's daily files (`"us_stocks_sip/minute_aggs_v1"`, a date) in the lake, as Parquet.
 
-    Any of the vendor's products. US stocks, and bars of all markets but futures, get our columns; the others
-    keep the vendor's.
-    Whole or not at all; a file that is here and that the vendor did not replace is not downloaded again.
-    Returns its path. Raises `UnknownName` for a product, `NotFound` where there is no file (yet),
+    Any of the vendor's products. Futures and values of indices keep the vendor's columns; all others get
+    ours. Whole or not at all; a file that is here and that the vendor did not replace is not downloaded
+    again. Returns its path. Raises `UnknownName` for a product, `NotFound` where there is no file (yet),
     `NotInPlan`, `NotAuthorized`, `BudgetExceeded`.
     """
     kind = kind_named(product)

@@ -258,6 +258,8 @@ def bring(listed: Listed, files: FlatFiles, lake: Lake) -> None:
 
 def _late_starts(bars: pa.Table, asked: set[Key]) -> list[str]:
     """A word on symbols whose bars begin after the first day that REST was asked for."""
+    if not asked:
+        return []
     begins = bars.group_by("symbol").aggregate([("session", "min")]).to_pylist()
     late: dict[tuple[date, date], list[str]] = {}
     for row in begins:

@@ -14,7 +14,7 @@ from tapelab.market.intervals import Base, Interval
 from tapelab.market.ranges import Moment, Range
 from tapelab.market.sessions import Session
 from tapelab.market.symbols import Market, Symbol
-from tapelab.massive.wire.catalogue import CATALOGUE, bars_of, kind_named
+from tapelab.massive.wire.catalogue import CATALOGUE, kind_named, product_of
 from tapelab.store.ticks import Kind
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 Method = Literal["auto", "rest", "flat_file", "cheapest"]
 METHODS: tuple[Method, ...] = ("auto", "rest", "flat_file", "cheapest")
 HOURS: tuple[Hours, ...] = ("all", "regular")
-
-_WITH_TICKS = {Market.STOCKS, Market.OPTIONS}  # whose ticks carry the SIP's clock
 
 _Word = TypeVar("_Word", bound=str)
 
@@ -57,7 +55,7 @@ class Request:
     @property
     def product(self) -> str | None:
         """The flat files that hold the base bars; None where the vendor has none."""
-        known = bars_of(self.market, self.base)
+        known = product_of(self.market, self.base)
         return known.name if known else None
 
     @property
@@ -110,8 +108,9 @@ class TickRequest:
 
     @property
     def product(self) -> str | None:
-        """The flat files that hold these ticks; None where there are none that we read."""
-        return f"us_stocks_sip/{self.base}_v1" if self.market is Market.STOCKS else None
+        """The flat files that hold these ticks."""
+        known = product_of(self.market, self.base)
+        return known.name if known else None
 
     def window(self, session: Session) -> tuple[int, int]:
         """The part of a session's calendar day that was asked for: a file holds the whole day."""
@@ -166,12 +165,9 @@ def parse_ticks(
     """The same for trades or quotes."""
     asked = symbols.parse_all(symbols_ if isinstance(symbols_, str | Symbol) else list(symbols_))
     market, way = asked[0].market, _one_of("method", method, METHODS)
-    if market not in _WITH_TICKS:
+    if product_of(market, kind) is None:
         files = [name for name, known in CATALOGUE.items() if known.market is market and not known.bars]
-        raise UsageError(
-            f"{kind.capitalize()} of {market} cannot be had as a table yet.",
-            remedy=f"download_flat_file gives the vendor's own rows of a day: {', '.join(files)}.",
-        )
+        raise UsageError(f"The vendor has no {kind} of {market}.", remedy=f"It has {', '.join(files)}.")
     return TickRequest(tuple(asked), ranges.resolve(start, end, market), kind, way, fallback)
 
 

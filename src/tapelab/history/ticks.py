@@ -10,8 +10,9 @@ from tapelab.history.progress import Progress
 from tapelab.history.request import Method, parse_ticks
 from tapelab.market import tables
 from tapelab.market.ranges import Moment
-from tapelab.market.symbols import Symbol
+from tapelab.market.symbols import Symbol, parse_all
 from tapelab.market.tables import Frame
+from tapelab.massive.wire.catalogue import product_of
 from tapelab.settings import current
 from tapelab.store.ticks import Kind
 
@@ -140,22 +141,23 @@ def dataset_of_ticks(
 ) -> Dataset:
     """Trades and quotes of a range as a dataset that strategies replay in order of the exchange's clock.
 
-    Its `clock` is `"event"`: nobody received these ticks. Raises what `fetch_trades` raises, and `UsageError`
-    where the name is taken.
+    Crypto has no quotes and forex no trades. Its `clock` is `"event"`: nobody received these ticks. Raises
+    what `fetch_trades` raises, and `UsageError` where the name is taken.
     """
     from tapelab.store import catalogue
 
-    found = {
-        kind: _fetch(kind, symbols, start, end, method, "arrow", fallback) for kind in ("trades", "quotes")
-    }
+    market = parse_all(symbols if isinstance(symbols, str | Symbol) else list(symbols))[0].market
+    both: tuple[Kind, ...] = ("trades", "quotes")
+    kinds = [kind for kind in both if product_of(market, kind)] or both
+    found = {kind: _fetch(kind, symbols, start, end, method, "arrow", fallback) for kind in kinds}
     known = [tables.facts(table) for table in found.values()]
     routes = {route for facts in known for route in facts["routes"]}
     return catalogue.from_tables(
         name,
-        trades=found["trades"],
-        quotes=found["quotes"],
+        trades=found.get("trades"),
+        quotes=found.get("quotes"),
         source="flat_file" if routes == {"flat_file"} else "rest" if routes == {"rest"} else "history",
-        provenance={"simulated": any(facts["simulated"] for facts in known)},
+        provenance={"market": market.value, "simulated": any(facts["simulated"] for facts in known)},
     )
 
 

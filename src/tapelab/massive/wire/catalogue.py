@@ -11,7 +11,7 @@ from typing import Literal
 
 from tapelab.errors import UnknownName
 from tapelab.market.symbols import Market
-from tapelab.massive.wire.fields import PRODUCTS, Product
+from tapelab.massive.wire.fields import PRODUCTS, Kind, Product
 
 _BARS = "ticker volume open close high low window_start transactions"
 _FUTURES = {
@@ -56,7 +56,12 @@ _OTHERS: tuple[tuple[str, Market, date, Mapping[str, str]], ...] = (
     ("us_futures_comex", Market.FUTURES, date(2017, 4, 3), _FUTURES),
     ("us_futures_nymex", Market.FUTURES, date(2017, 4, 3), _FUTURES),
 )
-_INTERVALS: Mapping[str, Literal["1m", "1d"]] = {"minute_aggs_v1": "1m", "day_aggs_v1": "1d"}
+_READ_AS: Mapping[str, tuple[Kind, Literal["1m", "1d"] | None]] = {
+    "minute_aggs_v1": ("bars", "1m"),
+    "day_aggs_v1": ("bars", "1d"),
+    "trades_v1": ("trades", None),
+    "quotes_v1": ("quotes", None),
+}
 _KEY = re.compile(r"(?P<product>\w+/\w+)/\d{4}/\d{2}/(?P<day>\d{4}-\d{2}-\d{2})\.csv\.gz")
 
 
@@ -81,23 +86,23 @@ class FileKind:
 
 
 def _kinds() -> Iterator[FileKind]:
-    for product in PRODUCTS.values():
-        yield FileKind(product.name, product.market, product.header, product.since, product)
+    for ours in PRODUCTS.values():
+        yield FileKind(ours.name, ours.market, ours.header, ours.since, ours)
     for prefix, market, since, headers in _OTHERS:
         for short, text in headers.items():
-            name, header = f"{prefix}/{short}", tuple(text.split())
-            interval = None if market is Market.FUTURES else _INTERVALS.get(short)
-            bars = Product(name, "bars", interval, header, since, market) if interval else None
-            yield FileKind(name, market, header, since, bars)
+            name, header, product = f"{prefix}/{short}", tuple(text.split()), None
+            if short in _READ_AS and market is not Market.FUTURES:
+                product = Product(name, *_READ_AS[short], header, since, market)
+            yield FileKind(name, market, header, since, product)
 
 
 CATALOGUE: Mapping[str, FileKind] = {kind.name: kind for kind in _kinds()}
 
 
-def bars_of(market: Market, interval: str) -> Product | None:
-    """The daily files that hold a market's base bars in our schema; None where the vendor has none."""
+def product_of(market: Market, base: str) -> Product | None:
+    """The daily files of a market's `1m`, `1d`, `trades` or `quotes`; None where the vendor has none."""
     products = (kind.product for kind in CATALOGUE.values() if kind.market is market)
-    return next((p for p in products if p and p.kind == "bars" and p.interval == interval), None)
+    return next((p for p in products if p and base in (p.interval, p.kind)), None)
 
 
 def kind_named(name: str) -> FileKind:

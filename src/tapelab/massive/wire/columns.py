@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tapelab.market.symbols import Market
 from tapelab.market.tables import SCHEMAS, conform
 from tapelab.massive.wire.fields import EARLIEST, FIELDS, LATEST, Field, Kind
 
@@ -24,6 +25,7 @@ SIZE_DECIMALS = 6  # of sizes and volumes at the vendor; further digits come fro
 
 _EXACT = "_exact"  # attribute of the exact decimal beside a size
 _DECIMAL = r"^[0-9]{1,20}(\.[0-9]{1,12})?\Z"
+_ABSENT = {Market.INDICES: ("volume",), Market.CRYPTO: ("ts_event",), Market.FOREX: ("ts_event",)}
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -74,22 +76,20 @@ def reading_class(
     protocol: Protocol,
     *,
     tag: str | None = None,
-    index: bool = False,
+    market: Market = Market.STOCKS,
     not_kept: Iterable[str] | None = None,
 ) -> Any:
     """A message to decode into: attributes by our names, required ones required, numbers in their bounds.
 
-    A REST row names no symbol (its address did), so there it may be absent. An `index` has no volume, and its
-    values may be negative. `not_kept`: keys that may be there and are passed over; with it, any other is an
-    error.
+    A REST row names no symbol (its address did), so there it may be absent. An index may be negative.
+    `not_kept`: keys that may be there and are passed over; with it, any other is an error.
     """
     fields: list[Any] = []
     rename: dict[str, str] = {}
     for field in carried(kind, protocol):
         needed = field.required and not (field.sort == "text" and protocol == "rest")
-        type_ = _type(kind, field, protocol)
-        if index and field.sort in ("price", "size"):
-            needed, type_ = field.sort == "price" and needed, float
+        needed = needed and field.column not in _ABSENT.get(market, ())
+        type_ = float if market is Market.INDICES and field.sort == "price" else _type(kind, field, protocol)
         rename[field.column] = str(key_of(field, protocol))
         fields.append((field.column, type_) if needed else (field.column, type_ | None, None))
         if exact := exact_of(field, protocol):

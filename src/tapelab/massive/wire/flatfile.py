@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class _File(CsvFile):
         super().__init__(source, product.name, product.header, day)
         self.product = product
         self.notes = notes
-        self.fields = {field.csv: field for field in FIELDS[product.kind] if field.csv in product.header}
+        self.fields = _fields_of(product)
         self.first = day_start(product.market, day)
         self.last = day_start(product.market, day + timedelta(days=1)) - 1
 
@@ -111,6 +112,8 @@ class _File(CsvFile):
             out["session"] = pa.repeat(pa.scalar(self.day, pa.date32()), len(batch))
         else:
             out["arrival"] = pa.array(np.arange(rows_before, rows_before + len(batch), dtype=np.int64))
+        if self.product.kind == "trades" and "correction" not in out:
+            out["correction"] = pa.repeat(pa.scalar(0, pa.int8()), len(batch))
         return conform(pa.table(out), schema)
 
     def check(self, column: pa.Array, field: Field, rows_before: int) -> None:
@@ -142,6 +145,16 @@ class _File(CsvFile):
         if self.notes is None or self.product.interval != "1d":
             return column
         return day_stamps(column, self.first, self.last, self.notes)
+
+
+def _fields_of(product: Product) -> dict[str, Field]:
+    """What each column of a file is. Crypto and forex have no SIP: their clock is the exchange's own."""
+    fields = [field for field in FIELDS[product.kind] if field.csv in product.header]
+    if product.kind != "bars" and "sip_timestamp" not in product.header:
+        clock = next(field for field in FIELDS[product.kind] if field.column == "ts_event")
+        fields = [replace(clock, csv="participant_timestamp"), *fields]
+        fields = [field for field in fields if field.column != "ts_participant"]
+    return {str(field.csv): field for field in fields}
 
 
 def day_stamps(column: pa.Array, first: int, last: int, notes: Notes) -> pa.Array:

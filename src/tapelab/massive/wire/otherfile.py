@@ -27,7 +27,7 @@ _DECIMAL = re.compile(r"open|high|low|close|value|(\w+_)?(price|size|volume)")
 def flat_file(source: Path, product: str, *, day: date, notes: Notes) -> tuple[pa.Schema, Iterator[pa.Table]]:
     """A daily file of any market: its schema, and its rows in blocks, in the order of the file.
 
-    US stocks and the bars of all markets but futures come in our schema (`iter_flat_file`). Others keep the
+    Bars, trades and quotes of all markets but futures come in our schema (`iter_flat_file`). Others keep the
     vendor's names: times are UTC with nanoseconds, prices and sizes float64, counts and codes int64,
     `session_end_date` a date, everything else (also a column that nobody knows yet) text; an empty field is
     null. Raises `Damaged` and `MalformedAnswer`.

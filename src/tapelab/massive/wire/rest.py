@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from tapelab.errors import MalformedAnswer, UsageError
 from tapelab.market import symbols
 from tapelab.market.adjust import Dividend, Split
 from tapelab.market.sessions import dates_of
+from tapelab.market.symbols import Market
 from tapelab.massive.wire import columns
 from tapelab.massive.wire.fields import EARLIEST, REST_ORDER, Kind
 
@@ -64,10 +66,6 @@ class _DividendRow(msgspec.Struct):
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
-_rows: dict[Kind, msgspec.json.Decoder[Any]] = {
-    kind: columns.decoder_of_many(columns.reading_class(f"{kind}Row", kind, "rest")) for kind in REST_ORDER
-}
-_index_bars = columns.decoder_of_many(columns.reading_class("IndexRow", "bars", "rest", index=True))
 _splits = msgspec.json.Decoder(list[_SplitRow])
 _dividends = msgspec.json.Decoder(list[_DividendRow])
 _WRITERS = {kind: columns.writing_class(f"{kind}Row", keys) for kind, keys in REST_ORDER.items()}
@@ -82,9 +80,9 @@ def decode_page(body: bytes, kind: Kind, *, symbol: str | None = None) -> Page:
     """
     envelope = _open(body, kind)
     named = symbol or envelope.ticker
-    index = kind == "bars" and named is not None and named.startswith("I:")
-    rows = _decode(_index_bars if index else _rows[kind], envelope, kind)
-    table = _bars(rows, named) if kind == "bars" else _ticks(rows, kind, symbol)
+    market = symbols.parse(named).market if named else Market.STOCKS
+    rows = _decode(_decoder(kind, market), envelope, kind)
+    table = _bars(rows, named, market) if kind == "bars" else _ticks(rows, kind, symbol, market)
     _check(table, kind, envelope, symbol)
     return Page(table, envelope.next_url, len(rows), _text(envelope.request_id))
 
@@ -190,22 +188,33 @@ def _decode(decoder: msgspec.json.Decoder[list[Any]], envelope: _Envelope, what:
     return rows
 
 
-def _bars(rows: list[Any], symbol: str | None) -> pa.Table:
+@cache
+def _decoder(kind: Kind, market: Market) -> msgspec.json.Decoder[list[Any]]:
+    return columns.decoder_of_many(columns.reading_class(f"{kind}Row", kind, "rest", market=market))
+
+
+def _bars(rows: list[Any], symbol: str | None, market: Market) -> pa.Table:
     names = [symbol if row.symbol is None else row.symbol for row in rows]
     if None in names:
         raise _malformed("bars", "no symbol is named")
     stamps = np.array([row.timestamp for row in rows], dtype=np.int64) * 1_000_000
-    market = symbols.parse(symbol).market if symbol else symbols.Market.STOCKS
     sessions = pa.array(dates_of(market, stamps))
     return columns.table_of(rows, "bars", "rest", symbol=pa.array(names, pa.string()), session=sessions)
 
 
-def _ticks(rows: list[Any], kind: Kind, symbol: str | None) -> pa.Table:
+def _ticks(rows: list[Any], kind: Kind, symbol: str | None, market: Market) -> pa.Table:
     if symbol is None:
         raise UsageError(f"Rows of {kind} do not name their symbol.", remedy="Give symbol=.")
     arrival = pa.array(np.arange(len(rows), dtype=np.int64))
     names = pa.repeat(pa.scalar(symbol, pa.string()), len(rows))
-    return columns.table_of(rows, kind, "rest", symbol=names, arrival=arrival)
+    more = {"symbol": names, "arrival": arrival}
+    if market in (Market.CRYPTO, Market.FOREX):
+        # There is no SIP, so the exchange's own clock is the event's.
+        stamps = pa.array([row.ts_participant for row in rows], pa.int64())
+        if stamps.null_count:
+            raise _malformed(kind, "a row has no time")
+        more |= {"ts_event": stamps, "ts_participant": pa.nulls(len(rows), pa.int64())}
+    return columns.table_of(rows, kind, "rest", **more)
 
 
 def _check(table: pa.Table, kind: Kind, envelope: _Envelope, symbol: str | None) -> None:
