@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import signal
@@ -80,6 +81,7 @@ def fetch(chosen: Namespace) -> None:
 
 
 def sync(chosen: Namespace) -> None:
+    logging.getLogger("tapelab").setLevel(logging.WARNING)  # the report is printed below
     report = tl.sync_flat_files(chosen.product, chosen.start, chosen.end)
     if chosen.json:
         print_json(asdict(report) | {"notes": {str(day): notes for day, notes in report.notes.items()}})

@@ -136,7 +136,7 @@ def _choose_history() -> None:
 
 def _preview(plan: tl.FetchPlan) -> None:
     """The line that says which route and why, what it takes, and the lamp."""
-    words, lamp = st.columns([4, 1.4], vertical_alignment="center")
+    words, lamp = st.columns([3, 1.4], vertical_alignment="center")
     with words:
         st.markdown(f"**{plain(plan.reason)}**")
         for note in plan.notes:
