@@ -300,7 +300,8 @@ class MassiveConnector:
                 self._growing = self._grow(leader)
                 stream.follow(self._growing, leader)
             else:
-                stream.follow(Scratch(leader, after=journal.last_sequence(leader)), leader)
+                own = self._scratch_folder()
+                stream.follow(Scratch(leader, after=journal.last_sequence(leader), own=own), leader)
         except BaseException:
             self._discard()
             self._sweep()
@@ -320,6 +321,7 @@ class MassiveConnector:
             named_now("massive_live", self._market),
             provenance=provenance_of(self._settings, self._market, self._channels),
             following=leader,
+            topics=self._topics(list(dict.fromkeys(self._streamed + names))),
         )
         if names:
             grows.keep_only(names)

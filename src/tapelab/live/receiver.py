@@ -80,7 +80,7 @@ class Receiver:
         self._number = self._tries = 0
         self._opened_at = self._retry_at = self._clock_at = 0
         self._ahead: int | None = None  # of the wall clock against ours, when last looked at
-        self._begun = False  # whether the topics were ever confirmed
+        self._begun = config.insist  # whether the topics were ever confirmed
         self._loss: _Loss | None = None
         self._failed: TapelabError | None = None
         self._closers: list[threading.Thread] = []

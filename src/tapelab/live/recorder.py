@@ -113,7 +113,7 @@ class WebSocketDataRecorder:
         if self._growing is not None or self._dataset is not None:
             raise RecordingError("This recorder was started already.", remedy="Make a new one.")
         self._settings.need_api_key()
-        topics = topics_of(self.channels, [spelling(name) for name in self.symbols])
+        topics = self._topics()
         stream = Stream(self._settings, self.market, topics)
         grows = self._create(None)
         try:
@@ -253,7 +253,11 @@ class WebSocketDataRecorder:
             named_now("recording", self.market),
             provenance=provenance_of(self._settings, self.market, self.channels),
             following=leader,
+            topics=self._topics(),
         )
+
+    def _topics(self) -> list[str]:
+        return topics_of(self.channels, [spelling(name) for name in self.symbols])
 
     def _discard(self, grows: Growing) -> None:
         """Remove what a recording that never began has left."""

@@ -65,6 +65,7 @@ class SessionRecorder(WebSocketDataRecorder):
             slot.name,
             provenance={**provenance_of(self._settings, self.market, self.channels), "session": session},
             following=leader,
+            topics=self._topics(),
             gaps=gaps,
         )
 

@@ -20,8 +20,8 @@ from tapelab.live.process import Process
 from tapelab.live.talk import Command, Config, Ending, Figures
 from tapelab.market import clock
 from tapelab.settings import Settings
-from tapelab.store.growing import Growing
-from tapelab.store.journal import SEGMENT_BYTES, Follower, Kind, Message, Note
+from tapelab.store.growing import JOURNAL, Growing, lock_of
+from tapelab.store.journal import SEGMENT_BYTES, Follower, Kind, Message, Note, last_sequence
 from tapelab.store.segments import is_held, lock_path
 
 TICK = 0.05  # seconds; the longest wait of the thread
@@ -29,6 +29,9 @@ GATHER_EVERY = clock.SECOND // 2  # decoded events become rows at least so often
 START_PATIENCE = 45.0  # seconds for connecting, logging in and confirming the topics
 MAX_RESTARTS = 5  # of a receiver that is killed, in a row
 STEADY = clock.MINUTE  # a receiver that lasted this long starts the count afresh
+COME_BACK = (
+    10 * clock.SECOND
+)  # for a receiver of another program that was killed, before its feed is taken over
 SCRATCH_SEGMENTS = 2  # kept of a stream that nobody records
 
 Items = list[Message | Note]
@@ -38,17 +41,28 @@ Tap = Callable[[Items], None]
 class Source(Protocol):
     """What the thread reads: a dataset that grows, or the bare journal of a stream that nobody records."""
 
+    journal: Path
+
     def step(self) -> Items: ...
+
+    def go_on(self, leader: Path | None) -> None:
+        """Read on from the journal of another recording, or from one's own."""
 
 
 class Scratch:
-    """The journal of a stream that nobody records."""
+    """The journal of a stream that nobody records. `own`: where it goes on when one that it follows ends."""
 
-    def __init__(self, journal: Path, *, after: int = -1) -> None:
+    def __init__(self, journal: Path, *, after: int = -1, own: Path | None = None) -> None:
+        self.journal, self._own = journal, own or journal
         self._follower = Follower(journal, after=after)
 
     def step(self) -> Items:
         return self._follower.read()
+
+    def go_on(self, leader: Path | None) -> None:
+        self.journal = leader or self._own
+        self._follower.close()
+        self._follower = Follower(self.journal, after=last_sequence(leader) if leader else -1)
 
 
 class Stream:
@@ -75,6 +89,9 @@ class Stream:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._settled = self._over = self._stopping = False
+        self._leads = False  # whether this one took over from the recording that it followed
+        self._ended = False  # whether the recording that is followed has said its last
+        self._alone_since = 0  # since when nobody writes its journal
         self._restarts = 0
         self._before = 0  # bytes acknowledged by receivers that were killed
         self._started_at = self._gathered_at = 0
@@ -107,8 +124,10 @@ class Stream:
         self._run(self._spawn)
 
     def follow(self, source: Source, leader: Path) -> None:
-        """Follow the recording that another program journals into `leader`."""
+        """Follow another program's recording, which journals into `leader`; go on alone when it ends."""
         self._source, self.leader = source, leader
+        self._dataset_id = source.manifest.id if isinstance(source, Growing) else uuid.uuid4().hex
+        self._keep = None if isinstance(source, Growing) else SCRATCH_SEGMENTS
         self._settled = True
         self._run(None)
 
@@ -178,9 +197,12 @@ class Stream:
             str(lock),
             self._keep,
             SEGMENT_BYTES,
+            self._leads,
         )
         self._process = Process(config)
         self._started_at = clock.monotonic()
+        if self._stopping:
+            self._process.terminate()
 
     def _follow_on(self) -> None:
         try:
@@ -212,8 +234,18 @@ class Stream:
             os.read(self._wake, 4096)
         if process is not None:
             return not process.hear()
+        return self._stopping or self._is_alone()
+
+    def _is_alone(self) -> bool:
+        """Whether the recording that is followed has ended; a receiver that was killed is given time."""
         assert self.leader is not None
-        return self._stopping or not is_held(lock_path(self.leader))
+        if is_held(lock_path(self.leader)):
+            self._alone_since = 0
+            return False
+        self._alone_since = self._alone_since or clock.monotonic()
+        recorded = self.leader.name == JOURNAL
+        gone = self._ended or (recorded and not is_held(lock_of(self.leader.parent)))
+        return gone or clock.monotonic() - self._alone_since > COME_BACK
 
     def _take_in(self) -> bool:
         """Read what is new, hand it on; false when there was nothing."""
@@ -236,6 +268,8 @@ class Stream:
             with self._changed:
                 self._settled = True
                 self._changed.notify_all()
+        elif self.leader is not None:
+            self._ended = note.final
         elif note.final and note.facts.get("cause") == "moved":
             self._switch(str(note.facts.get("journal")))
 
@@ -249,14 +283,13 @@ class Stream:
         """All is read, and the receiver is gone: in order, with an error, or killed."""
         process = self._process
         if process is None:
-            if not self._stopping:
-                self.error = RecordingError(
-                    "The recording that this one follows has ended.", remedy="Start a new one."
-                )
-            self._over = True
+            if self._stopping:
+                self._over = True
+            else:
+                self._lead()
             return
         process.wait()
-        if self._take_in():
+        if self._take_in() or self._follow_another(process):
             return
         if process.ending is not None or self._stopping:
             self.error = (process.ending or Ending()).error()
@@ -273,6 +306,25 @@ class Stream:
             self._switch(str(self._journal))
         self._before = self.figures.acknowledged_bytes
         self._spawn()  # it puts the journal in order, and notes the gap
+
+    def _lead(self) -> None:
+        """The recording that was followed has ended: listen to the feed ourselves."""
+        assert self._source is not None
+        self._source.go_on(None)
+        self._journal, self.leader, self._leads = self._source.journal, None, True
+        self._spawn()
+
+    def _follow_another(self, process: Process) -> bool:
+        """Whether another program was quicker to take over, and can be followed in turn."""
+        error = process.ending.error() if process.ending is not None else None
+        leader = following(error, self.topics) if isinstance(error, Locked) else None
+        if not self._leads or leader is None or self._stopping or process.figures.acknowledged >= 0:
+            return False
+        assert self._source is not None
+        self._source.go_on(leader)
+        self.leader, self._process, self._leads = leader, None, False
+        self._ended, self._alone_since = False, 0
+        return True
 
     def _ring(self) -> None:
         with contextlib.suppress(OSError):

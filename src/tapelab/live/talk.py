@@ -23,6 +23,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     lock: str
     keep: int | None = None
     segment_bytes: int = SEGMENT_BYTES
+    insist: bool = False  # it is recorded already: try for ever, the first time too
 
     def __repr__(self) -> str:
         return f"Config({self.ws_url!r}, {self.market!r}, {self.topics!r})"

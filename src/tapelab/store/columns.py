@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tapelab.massive.wire import BulkDecoder
 from tapelab.store.journal import Follower, Message, Note
@@ -19,12 +20,14 @@ class Position:
     """How far a journal has been decoded, so that another decoder can go on from there.
 
     `resume` is where to read from; what is then met again is known by its number: messages up to
-    `arrival`, notes up to `note`.
+    `arrival`, notes up to `note`. `shift` is added to the arrival numbers of the rows, where another journal
+    came before.
     """
 
     resume: int = -1
     arrival: int = -1
     note: int = -1
+    shift: int = 0
 
 
 class Decoder:
@@ -108,7 +111,14 @@ class Decoder:
         self.bytes += self.gathered
         self.gathered = 0
         taken = self._wire.take()
-        return {kind: taken[kind] for kind in KINDS}
+        return {kind: _later(taken[kind], self._from.shift) for kind in KINDS}
 
     def close(self) -> None:
         self._follower.close()
+
+
+def _later(table: pa.Table, shift: int) -> pa.Table:
+    if not shift or "arrival" not in table.column_names:
+        return table
+    place = table.schema.get_field_index("arrival")
+    return table.set_column(place, table.schema.field(place), pc.add(table.column(place), shift))

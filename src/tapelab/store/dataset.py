@@ -12,6 +12,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from functools import partial
@@ -371,7 +372,7 @@ class Dataset:
         """
         done = self._manifest.decoded
         source = journal_of(self.path, self._manifest)
-        decoder = Decoder(source, Position(done.resume, done.arrival, done.note))
+        decoder = Decoder(source, Position(done.resume, done.arrival, done.note, done.shift))
         until = clock.now()
         try:
             while True:
@@ -387,7 +388,7 @@ class Dataset:
                 elif self.path.exists():
                     return
                 else:
-                    position = decoder.position
+                    position = replace(decoder.position, shift=done.shift)
                     decoder.close()
                     decoder = Decoder(self._renamed() / JOURNAL, position)
         finally:

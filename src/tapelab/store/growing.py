@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,8 @@ from tapelab.store import files, journal, manifest, parts
 from tapelab.store.columns import KINDS, Decoder, Position
 from tapelab.store.journal import Kind, Message, Note
 from tapelab.store.manifest import Decoded, Heard, Journaled, Lost, Manifest
-from tapelab.store.segments import Lock, is_held, lock_path
+from tapelab.store.reading import ARRIVAL_BITS
+from tapelab.store.segments import Lock, is_held, lock_path, numbers, read_header
 
 JOURNAL = "journal"
 FLUSH_ROWS = 500_000
@@ -39,12 +40,13 @@ def create(
     *,
     provenance: Mapping[str, object],
     following: Path | None = None,
+    topics: Sequence[str] = (),
     gaps: tuple[Lost, ...] = (),
 ) -> Growing:
     """Begin a recording in `parent/name` (or `name-2`, … where that is taken).
 
-    `following`: the journal of a running recording to read from, from here on, instead of one's own. `gaps`:
-    what is known to be lost already.
+    `following`: the journal of a running recording to read from, from here on, instead of one's own, which
+    hears these `topics`. `gaps`: what is known to be lost already.
     """
     files.make_folder(parent)
     for n in range(1, MAX_NAMES):
@@ -64,6 +66,7 @@ def create(
             begun=now,
             provenance=dict(provenance),
             journals=() if following else (Journaled(JOURNAL),),
+            heard=(Heard(tuple(topics), now),) if following else (),
             gaps=gaps,
             decoded=Decoded(journal.last_sequence(following) if following else -1),
             following=str(following or ""),
@@ -164,9 +167,11 @@ class Growing:
         self._only: pa.Array | None = None
         self._counted = dict(begun.counts)
         done = begun.decoded
-        position = Position(done.resume, done.arrival, done.note)
+        position = Position(done.resume, done.arrival, done.note, done.shift)
+        self._shift = done.shift
+        self._unheard: int | None = None  # since when there is no leader any more, ns UTC
         self._decoder = Decoder(self.journal, position)
-        self._arrival = position.arrival
+        self._arrival = position.arrival + position.shift
         self._connections = 0
 
     @property
@@ -187,7 +192,9 @@ class Growing:
                 if isinstance(item, Note):
                     self._note(item)
                 else:
-                    self._arrival = item.arrival
+                    self._arrival = item.arrival + self._shift
+                if self._unheard is not None and (not isinstance(item, Note) or item.kind is Kind.SUBS):
+                    self._heard_again(item.ts_recv)
             if items and items[-1].ts_recv > self.manifest.ended:
                 self._change(ended=items[-1].ts_recv)
             if self._decoder.gathered >= GATHER_BYTES:
@@ -199,6 +206,34 @@ class Growing:
         until = clock.now()  # it may grow faster than it is read
         while (items := self.step()) and items[-1].ts_recv < until:
             pass
+
+    def go_on(self, leader: Path | None) -> None:
+        """The recording that was followed has ended: read on from the journal of another, or from one's own.
+
+        What is missed until then is a gap `leader_ended`.
+        """
+        with self._guard:
+            self._drain()
+            self.gather()
+            shift = self._shift = ((self._arrival >> ARRIVAL_BITS) + 1) << ARRIVAL_BITS
+            since = self.manifest.ended if self._unheard is None else self._unheard
+            moved = self.ending is not None and self.ending.get("cause") == "moved"
+            self._unheard, self.ending = None if moved else since, None
+            self._counted, self._connections = self.counts(), 0
+            self._decoder.close()
+            self.journal = leader or self.folder / JOURNAL
+            self._decoder = Decoder(self.journal, Position(_behind(leader, since), shift=shift))
+            self._change(
+                following=str(leader or ""),
+                journals=() if leader else (Journaled(JOURNAL, shift=shift),),
+                heard=self._heard(self.manifest.ended),
+            )
+            self._flush()
+
+    def _heard_again(self, now: int) -> None:
+        self._lose({"start": self._unheard, "end": now, "cause": "leader_ended"})
+        self._unheard = None
+        self._flush()  # no journal says so
 
     def gather(self) -> None:
         """Turn what was decoded into rows, and lay them down where enough have come together."""
@@ -253,6 +288,8 @@ class Growing:
             self.gather()
             if self._pending_rows:
                 self._flush()
+            if self._unheard is not None:
+                self._heard_again(clock.now())
             last = self._decoder.position.note
             journals = tuple(Journaled(j.folder, last, j.shift) for j in self.manifest.journals)
             heard = self._heard(self.manifest.ended)
@@ -283,7 +320,7 @@ class Growing:
         )
         self._change(
             segments=self.manifest.segments + laid,
-            decoded=Decoded(position.resume, position.arrival, position.note),
+            decoded=Decoded(position.resume, position.arrival, position.note, self._shift),
             counts=self.counts(),
         )
         manifest.save(self.folder, self.manifest)
@@ -339,3 +376,11 @@ class Growing:
 
 def _list(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else []
+
+
+def _behind(leader: Path | None, since: int) -> int:
+    """Up to which record a journal that is followed from now on is passed over: one that is older, whole."""
+    if leader is None or not (present := numbers(leader)):
+        return -1
+    header = read_header(leader, present[0])
+    return journal.last_sequence(leader) if header is not None and header.wall < since else -1

@@ -120,6 +120,7 @@ class Decoded(msgspec.Struct, frozen=True):
     resume: int = -1
     arrival: int = -1
     note: int = -1
+    shift: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -69,7 +69,7 @@ class _Recorded:
             for kind in KINDS
         }
         done = known.decoded
-        self._decoder = Decoder(folder / JOURNAL, Position(done.resume, done.arrival, done.note))
+        self._decoder = Decoder(folder / JOURNAL, Position(done.resume, done.arrival, done.note, done.shift))
         self._lock = threading.Lock()
         self._looked = clock.monotonic() - LOOK_AGAIN
         self._grown = 0

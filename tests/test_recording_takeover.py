@@ -1,0 +1,161 @@
+"""Who follows a recording goes on when that ends: one of them listens to the feed, the others to him."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams import Vendor, both, settings_for, until
+from tapelab.live.connector import MassiveConnector
+from tapelab.live.recorder import WebSocketDataRecorder
+from tapelab.settings import Settings
+from tapelab.store import growing, manifest
+from tapelab.store.dataset import Dataset, open_dataset
+
+
+@pytest.fixture
+def vendor() -> Iterator[Vendor]:
+    with Vendor() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(vendor: Vendor, tmp_path: Path) -> Settings:
+    return settings_for(vendor, tmp_path)
+
+
+def sequences(dataset: Dataset) -> list[int]:
+    found: list[int] = dataset.table("quotes").column("sequence").to_pylist()
+    return found
+
+
+def folder_of(recorder: WebSocketDataRecorder) -> Path:
+    assert recorder._growing is not None
+    return recorder._growing.folder
+
+
+def test_a_follower_listens_itself_when_the_recording_it_follows_ends(
+    vendor: Vendor, settings: Settings
+) -> None:
+    leader = WebSocketDataRecorder(["AAPL"], settings=settings)
+    leader.start()
+    with WebSocketDataRecorder(["AAPL"], settings=settings) as follower:
+        vendor.tell(*map(both, range(100)))
+        until(lambda: follower.stats.events == 200)
+        assert vendor.connections == 1
+        leader.stop()
+        until(lambda: vendor.connections == 2)
+        vendor.await_subscribers()
+        vendor.tell(*map(both, range(100, 200)))
+        until(lambda: follower.stats.events == 400)
+        assert follower.stats.causes == {"leader_ended": 1}
+        assert follower.stats.acknowledged > 0
+        folder = folder_of(follower)
+        assert sequences(open_dataset(folder)) == list(range(200))
+    dataset = open_dataset(folder)
+    assert sequences(dataset) == list(range(200))
+    assert [gap.cause for gap in dataset.gaps] == ["leader_ended"]
+    arrivals = [event.arrival for event in dataset.replay()]
+    assert arrivals == sorted(set(arrivals))
+    assert len(arrivals) == 400
+    assert dataset.verify() > 2
+    assert len(dataset.coverage["AAPL"].listened) == 2
+
+
+def test_of_several_followers_one_listens_and_the_others_follow_it(
+    vendor: Vendor, settings: Settings
+) -> None:
+    leader = WebSocketDataRecorder(["AAPL"], settings=settings)
+    leader.start()
+    followers = [WebSocketDataRecorder(["AAPL"], settings=settings) for _ in range(3)]
+    for follower in followers:
+        follower.start()
+    vendor.tell(*map(both, range(10)))
+    until(lambda: all(follower.stats.events == 20 for follower in followers))
+    leader.stop()
+    until(lambda: vendor.connections == 2)
+    vendor.await_subscribers()
+    vendor.tell(*map(both, range(10, 20)))
+    until(lambda: all(follower.stats.events == 40 for follower in followers))
+    folders = [folder_of(follower) for follower in followers]
+    for follower in followers:
+        follower.stop()
+    assert vendor.connections <= 4
+    for folder in folders:
+        dataset = open_dataset(folder)
+        assert sequences(dataset) == list(range(20))
+        assert {gap.cause for gap in dataset.gaps} == {"leader_ended"}
+        dataset.verify()
+
+
+def test_a_receiver_that_is_killed_is_waited_for_and_not_replaced(vendor: Vendor, settings: Settings) -> None:
+    with (
+        WebSocketDataRecorder(["AAPL"], settings=settings) as leader,
+        WebSocketDataRecorder(["AAPL"], settings=settings) as follower,
+    ):
+        vendor.tell(*map(both, range(10)))
+        until(lambda: follower.stats.events == 20)
+        assert leader._stream is not None
+        assert follower._stream is not None
+        os.kill(leader._stream.receiver_pid or 0, signal.SIGKILL)
+        until(lambda: vendor.connections == 2)
+        vendor.await_subscribers()
+        vendor.tell(*map(both, range(10, 20)))
+        until(lambda: follower.stats.events == leader.stats.events == 40)
+        assert follower._stream.leader is not None
+        assert follower.stats.causes == leader.stats.causes == {"killed": 1}
+
+
+def test_a_recording_that_took_over_and_is_killed_is_whole(vendor: Vendor, settings: Settings) -> None:
+    leader = WebSocketDataRecorder(["AAPL"], settings=settings)
+    leader.start()
+    follower = WebSocketDataRecorder(["AAPL"], settings=settings)
+    follower.start()
+    vendor.tell(*map(both, range(10)))
+    until(lambda: follower.stats.events == 20)
+    leader.stop()
+    until(lambda: vendor.connections == 2)
+    vendor.await_subscribers()
+    vendor.tell(*map(both, range(10, 20)))
+    until(lambda: follower.stats.events == 40)
+    grows, stream = follower._growing, follower._stream
+    assert grows is not None
+    assert stream is not None
+    stream.stop()
+    grows.close()  # as when the program is killed: no first version is written
+    assert manifest.load(grows.folder).version == 0
+    assert growing.finish_killed(grows.folder).version == 1
+    dataset = open_dataset(grows.folder)
+    assert sequences(dataset) == list(range(20))
+    assert "leader_ended" in {gap.cause for gap in dataset.gaps}
+
+
+def test_callbacks_go_on_when_the_recording_behind_them_ends(vendor: Vendor, settings: Settings) -> None:
+    leader = WebSocketDataRecorder(["AAPL"], settings=settings)
+    leader.start()
+    told: list[int] = []
+
+    def on_quote(symbol: str, orderbook: dict[str, Any]) -> None:
+        told.append(orderbook["ts_event"])
+
+    connector = MassiveConnector(settings=settings)
+    connector.start_stream(["AAPL"], on_quote)
+    vendor.tell(*map(both, range(10)))
+    until(lambda: len(told) == 10)
+    leader.stop()
+    until(lambda: vendor.connections == 2)
+    vendor.await_subscribers()
+    vendor.tell(*map(both, range(10, 20)))
+    until(lambda: len(told) == 20)
+    assert connector.get_stats()["error"] is None
+    connector.enable_recording()  # it has a connection of its own now
+    vendor.tell(*map(both, range(20, 30)))
+    until(lambda: len(told) == 30)
+    assert sequences(open_dataset(connector.disable_recording())) == list(range(20, 30))
+    connector.close()
+    assert not list((settings.root / "streams").glob("*"))
