@@ -103,7 +103,6 @@ class Recorder:
         return self.late[n] * SPACE + 1 if n in self.late else n * SPACE
 
     def at(self, n: int, tape: Tape) -> int:
-        n = self.late.get(n, n)
         return T0 + tape.ticks[n].at // self.speed + self.lag + n
 
     def record(
@@ -119,12 +118,13 @@ class Recorder:
         """The dataset that this recorder makes of the tape with these losses."""
         folder = Path(current().root) / "datasets" / name
         lost = {
-            (n, tick.symbol)
+            n
             for loss in losses
-            for n, tick in list(enumerate(tape.ticks))[loss.first : loss.stop]
-            if not loss.symbols or tick.symbol in loss.symbols
+            for n, tick in enumerate(tape.ticks)
+            if loss.first <= self.late.get(n, n) < loss.stop
+            and (not loss.symbols or tick.symbol in loss.symbols)
         }
-        kept = [n for n, tick in enumerate(tape.ticks) if (n, tick.symbol) not in lost]
+        kept = [n for n in range(len(tape.ticks)) if n not in lost]
         kept.sort(key=self.place)
         segments, seen = [], []
         folder.mkdir(parents=True)
@@ -179,7 +179,8 @@ class Recorder:
 
     def _received(self, tape: Tape, kind: str, numbers: list[int]) -> pa.Table:
         rows = [
-            row_of(n, tape.ticks[n]) | {"arrival": self.place(n), "ts_recv": self.at(n, tape)}
+            row_of(n, tape.ticks[n])
+            | {"arrival": self.place(n), "ts_recv": self.at(self.late.get(n, n), tape)}
             for n in numbers
             if tape.ticks[n].kind == kind
         ]

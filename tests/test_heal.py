@@ -26,6 +26,7 @@ from tapelab.errors import (
 from tapelab.exchange import serve
 from tapelab.live import matching
 from tapelab.live.heal import heal, heal_from
+from tapelab.live.listening import MARGIN
 from tapelab.live.lookup import Answer
 from tapelab.market import clock, tables
 from tapelab.market.clock import FixedClock
@@ -106,6 +107,27 @@ def test_whatever_the_gaps_received_and_healed_are_the_tape_and_healing_again_ch
         again = heal_from(healing.dataset, tape)
         assert again.dataset._manifest == healing.dataset._manifest
         assert again.added == 0
+
+
+@hypothesis_settings(max_examples=12)
+@given(recordings(), st.dictionaries(st.integers(1, 20), st.integers(1, 5), max_size=4))
+def test_events_that_came_a_little_late_are_filled_where_they_fell_into_a_gap_and_none_is_there_twice(
+    made: tuple[Tape, list[Loss], Recorder], late: dict[int, int]
+) -> None:
+    tape, losses, recorder = made
+    last = len(tape.ticks) - 1
+    late = {
+        n: n + by
+        for n, by in late.items()
+        if n + by < last and tape.ticks[n + by].at - tape.ticks[n].at < MARGIN
+    }
+    inside = [loss for loss in losses if loss.first > 0 and loss.stop <= last]
+    with tempfile.TemporaryDirectory() as folder, use(Settings.load(home=folder)):
+        dataset = replace(recorder, late=late).record(tape, inside, "recorded", parts_of=50)
+        healed = heal_from(dataset, tape).dataset
+        for kind in TICKS:
+            numbers = [row["sequence"] for row in told(healed.table(kind, "healed"), kind)]
+            assert sorted(numbers) == [n for n, tick in enumerate(tape.ticks) if tick.kind == kind]
 
 
 def test_filled_rows_are_marked_by_having_no_ts_recv_and_are_seen_only_where_they_are_asked_for() -> None:
@@ -377,7 +399,9 @@ def test_a_healed_recording_can_be_appended_and_merged_and_healed_further() -> N
     assert len(whole.table("quotes", "healed")) == len(first.table("quotes", "healed")) + len(
         second.table("quotes", "healed")
     )
-    arrivals = [event.arrival for event in whole.replay("healed")]
-    assert arrivals == sorted(set(arrivals))
+    events = list(whole.replay("healed"))
+    assert [event.arrival for event in events] == sorted({event.arrival for event in events})
+    one_after_the_other = [*first.replay("healed"), *second.replay("healed")]
+    assert [event.ts_event for event in events] == [event.ts_event for event in one_after_the_other]
     assert whole.filled == (*first.filled, *second.filled)
     assert whole.verify() > 0

@@ -31,6 +31,7 @@ from tapelab.store.manifest import Filled
 from tapelab.store.overlay import TICKS
 from tapelab.store.segments import Lock, lock_path
 
+LATEST = clock.MILLISECOND - 1  # a stamp of the stream may be as much later
 AGREEMENT = 0.5  # of the received rows beside a gap the source must know so many, or it speaks of others
 
 
@@ -274,7 +275,8 @@ class _Work:
             around = self.listening.around[key]
             low, high = around.edges[[0, -1]]
             filled = taken[:, (taken[0] > low) & (taken[0] < high)]  # of two gaps nothing need lie between
-            inside = np.concatenate([around.within[[0, 2]], filled], axis=1)
+            received = around.within[[0, 2]] + [[0], [LATEST]]
+            inside = np.concatenate([received, filled], axis=1)
             inside = inside[:, np.argsort(inside[0], kind="stable")]
             edges = np.array([low, *inside[0], high], np.int64)
             for (kind, _), table in zip(

@@ -13,6 +13,7 @@ from tapelab.store.manifest import Heard, Lost, Manifest
 from tapelab.store.overlay import Around
 
 MARGIN = 10 * clock.SECOND  # of the exchange's clock, which is not quite the order in which events come
+CONNECTING = clock.MINUTE  # the most between a gap's end and topics that are confirmed
 LIVE = clock.DAY  # a recording whose last event is further from our clock is a replay's
 WILDCARD = "*"
 
@@ -81,7 +82,7 @@ class Listening:
             if key in found:
                 symbols, everybody = symbols | found[key].symbols, everybody or found[key].everybody
             found[key] = Missed(*key, self.around[key], symbols, everybody, self._window(kind, key))
-        return sorted(found.values(), key=lambda gap: gap.window or (0, 0))
+        return list(found.values())
 
     def stretches(self) -> list[Stretch]:
         """What was listened to, oldest first; a change of topics begins another."""
@@ -95,7 +96,7 @@ class Listening:
                 at
                 for kind in overlay.TICKS
                 for gap in self.gaps(kind)
-                if one.start <= gap.end and gap.start <= one.end
+                if one.start <= _resumed(self.known, gap.end) and gap.start <= one.end
                 for at in gap.window or ()
             ]
             clocks = [at for at in known if at is not None]
@@ -153,7 +154,8 @@ def _run_around(known: Manifest, start: int, end: int) -> tuple[int, int]:
     """From when to when (our clock) was listened to around a gap, other gaps left aside."""
     runs: list[tuple[int, int]] = []
     stretches = sorted(
-        [(h.start, h.end or known.ended) for h in known.heard] + [(g.start, g.end) for g in known.gaps]
+        [(h.start, h.end or known.ended) for h in known.heard]
+        + [(g.start, _resumed(known, g.end)) for g in known.gaps]
     )
     for begin, stop in stretches:
         if runs and begin <= runs[-1][1]:
@@ -182,7 +184,12 @@ def _joined(known: Manifest) -> list[Heard]:
 
 
 def _connected(known: Manifest, end: int, start: int) -> bool:
-    return start <= end or any(gap.start <= end and start <= gap.end for gap in known.gaps)
+    return start <= end or any(gap.start <= end and start <= _resumed(known, gap.end) for gap in known.gaps)
+
+
+def _resumed(known: Manifest, end: int) -> int:
+    """When after the end of a gap the topics were confirmed; a recorder that begins late has to connect."""
+    return min((h.start for h in known.heard if end <= h.start <= end + CONNECTING), default=end)
 
 
 def _topics_seen(known: Manifest) -> tuple[str, ...]:
@@ -192,15 +199,16 @@ def _topics_seen(known: Manifest) -> tuple[str, ...]:
 
 
 def clusters(gaps: Sequence[Missed]) -> list[list[Missed]]:
-    """Gaps so close that one question covers them; each that has no place stands alone."""
+    """Gaps so close that one question covers them, in order; each that has no place stands alone."""
     found: list[list[Missed]] = []
-    for gap in gaps:
-        near = found and gap.window and found[-1][0].window and gap.window[0] <= hull(found[-1])[1]
-        if near:
+    placed = [gap for gap in gaps if gap.window is not None]
+    for gap in sorted(placed, key=lambda gap: gap.window or ()):
+        if found and hull([gap])[0] <= hull(found[-1])[1]:
             found[-1].append(gap)
         else:
             found.append([gap])
-    return found
+    in_order = [sorted(cluster, key=lambda gap: gap.key) for cluster in found]
+    return [*in_order, *([gap] for gap in gaps if gap.window is None)]
 
 
 def hull(cluster: Sequence[Missed]) -> tuple[int, int]:

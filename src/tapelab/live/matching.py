@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from tapelab.market.clock import MILLISECOND
+from tapelab.errors import StoreError
 from tapelab.massive import wire
 from tapelab.massive.wire.fields import Channel
 from tapelab.store.parts import stamp_of
@@ -124,7 +124,7 @@ def numbered(rows: Sequence[tuple[str, Lacking]], edges: Ints, clocks: Ints) -> 
     before = np.concatenate([one.before for _, one in rows])
     behind = np.concatenate([one.behind for _, one in rows])
     order = np.lexsort((np.arange(len(stamps)), trades_first, stamps))
-    slots = np.searchsorted(np.maximum.accumulate(clocks), stamps // MILLISECOND * MILLISECOND, "right")
+    slots = np.searchsorted(np.maximum.accumulate(clocks), stamps, "right")
     inside = edges[1:-1]
     least, most = np.searchsorted(inside, before, "right"), np.searchsorted(inside, behind, "left")
     slots = np.clip(slots, least, np.maximum(least, most))[order]
@@ -148,7 +148,9 @@ def _spread(counts: Ints, edges: Ints) -> Ints:
             counts[slot - 1] += counts[slot] - max(free[slot], 0)
             counts[slot] = max(free[slot], 0)
     if len(counts) and counts[0] > free[0]:
-        raise OverflowError(f"no room for {counts[0]} rows")
+        raise StoreError(
+            f"A gap has no room for {counts[0]:,} rows in the order of arrival.", remedy="Please report this."
+        )
     given = [
         edges[slot] + (np.arange(count, dtype=np.int64) + 1) * (free[slot] + 1) // (count + 1)
         for slot, count in enumerate(counts.tolist())

@@ -179,7 +179,7 @@ def append(target: Dataset, recording: Dataset) -> Dataset:
             f"{recording.name} did not begin after {target.name} had ended.",
             remedy="Save it under a name of its own; merge() puts overlapping recordings together.",
         )
-    shift = ((mine.last_arrival >> ARRIVAL_BITS) + 1) << ARRIVAL_BITS
+    shift = ((mine.last_arrival - min(more.first_arrival, 0) >> ARRIVAL_BITS) + 1) << ARRIVAL_BITS
     first = max((segment.part for segment in mine.segments), default=0)
     segments = [_adopt(recording.path, target.path, s, first, shift) for s in more.segments]
     first = overlay.last_part(target.path)

@@ -156,6 +156,11 @@ class Manifest(msgspec.Struct, frozen=True):
     filled: tuple[Filled, ...] = ()
 
     @property
+    def first_arrival(self) -> int:
+        laid = (*self.segments, *self.overlay)
+        return min((s.first + s.shift for s in laid if s.kind != "bars"), default=0)
+
+    @property
     def last_arrival(self) -> int:
         laid = (*self.segments, *self.overlay)
         return max((segment.last + segment.shift for segment in laid), default=-1)

@@ -20,7 +20,7 @@ from tapelab.market import clock, tables
 from tapelab.massive.wire.fields import CHANNELS
 from tapelab.store.manifest import Heard, Lost
 
-SPACE = 2**20  # arrival numbers from one event to the next: healing puts events in between
+SPACE = 2**25  # arrival numbers from one event to the next: healing puts events in between
 APART = clock.SECOND  # how far the clocks of two machines may differ before a gap is covered in error
 
 ROUNDS = 1000  # in which the order of recordings is brought into agreement; two or three are usual
