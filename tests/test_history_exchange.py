@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tapelab import errors
 from tapelab.budget import Budget
 from tapelab.exchange import Exchange, serve
-from tapelab.history import download_flat_file, fetch_data, fetchplan, plan_fetch
+from tapelab.history import download_flat_file, fetch_data, fetch_trades, fetchplan, plan_fetch
 from tapelab.history.progress import Progress
 from tapelab.market import clock, sessions
 from tapelab.market.clock import FixedClock
@@ -169,6 +169,20 @@ def test_wrong_keys_are_refused_in_one_sentence(exchange: Exchange, tmp_path: Pa
     with use(wrong), pytest.raises(errors.NotAuthorized, match="MASSIVE_API_KEY") as caught:
         fetch_data("SPY", FIRST, LAST, adjust="none")
     assert settings.need_api_key() not in str(caught.value)
+
+
+def test_a_misspelt_symbol_gets_the_nearest_by_one_question_where_the_budget_has_room(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    settings = exchange.settings(tmp_path).with_(rest_calls_per_day=10)
+    with use(settings):
+        with pytest.raises(errors.UnknownSymbol, match=r"SPX has no bars .* Did you mean SPY\?"):
+            fetch_data("SPX", FIRST, LAST, "1d", "rest", adjust="none", fallback=False)
+        assert Budget(settings).left().calls_today == 2
+        with pytest.raises(errors.NoData, match=r"no trades of SPX .* Did you mean SPY\?"):
+            fetch_trades("SPX", "2013-10-09T09:30", "2013-10-09T09:31", method="rest", fallback=False)
+    with use(settings.with_(rest_calls_per_day=5)), pytest.raises(errors.NoData, match="no 1d bars of SPX"):
+        fetch_data("SPX", FIRST, LAST, "1d", "rest", adjust="none", fallback=False)
 
 
 def test_budgets_count_what_was_sent_and_nothing_else(exchange: Exchange, tmp_path: Path) -> None:

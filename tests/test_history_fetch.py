@@ -59,7 +59,7 @@ class RestOfFiles:
         headers = {"X-Tapelab-Tape": self.tape} if self.tape else {}
         if asked.path.startswith("/v3/reference/"):
             kind = self.dividends if "dividends" in asked.path else self.splits
-            rows = kind.get(asked.query["ticker"], [])
+            rows = kind.get(asked.query.get("ticker", ""), [])
             return Reply(json.dumps({"status": "OK", "results": rows}).encode(), headers=headers)
         if asked.path.startswith("/vX/reference/tickers/"):
             owner = self.owners.get(asked.path.split("/")[4])

@@ -67,6 +67,9 @@ def test_one_call_is_about_one_market():
     with pytest.raises(UsageError, match="crypto, stocks"):
         symbols.parse_all(["AAPL", "X:BTC-USD"])
     assert [s.text for s in symbols.parse_all(["B", "A", "B"])] == ["B", "A"]
+    for wrong in (12, None, [12]):
+        with pytest.raises(UsageError, match="is not a symbol"):
+            symbols.parse_all(wrong)
 
 
 def test_test_symbols_are_known():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 
 from tapelab.budget import Budget
 from tapelab.errors import NoData, NotFound, UnknownSymbol
+from tapelab.history import names
 from tapelab.history.fetchplan import FetchPlan
 from tapelab.history.gather import Gathered, Gatherer, bring
 from tapelab.history.progress import Progress
@@ -26,7 +26,7 @@ from tapelab.market.ranges import Moment
 from tapelab.market.symbols import Symbol, looks_like_a_future
 from tapelab.market.tables import Frame
 from tapelab.massive.flatfiles import FlatFiles
-from tapelab.massive.wire.catalogue import kind_named, read_key
+from tapelab.massive.wire.catalogue import kind_named
 from tapelab.settings import current
 from tapelab.store.lake import Lake
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from tapelab.market.bars import Hours
-
-NEAREST = 3  # names suggested for one that is not known
 
 Symbols = str | Symbol | Sequence[str]
 
@@ -114,7 +112,7 @@ def fetch_data(
     request = parse(symbols, start, end, interval, method, adjust, hours, fallback)
     with Progress() as progress, Gatherer(request, current(), progress) as gatherer:
         found = gatherer.gather()
-        _refuse_unknown(request, found.bars, gatherer.lake)
+        _refuse_unknown(request, found.bars, gatherer)
         references = References(gatherer)
         raw = references.apply(found.bars)
         table = bars.from_bars(raw, request.interval, hours=request.hours, market=request.market)
@@ -184,48 +182,27 @@ def _inside(table: pa.Table, request: Request) -> pa.Table:
     return table.filter(inside)
 
 
-def _refuse_unknown(request: Request, raw: pa.Table, lake: Lake) -> None:
+def _refuse_unknown(request: Request, raw: pa.Table, gatherer: Gatherer) -> None:
     """A symbol without a single bar is a misspelt one, or did not trade.
 
-    It is refused where others of the request have bars, or where a day's file here names those that had.
+    It is refused where others of the request have bars, or where one that looks like it is known.
     """
     traded = set(pc.unique(raw["symbol"]).to_pylist())
     silent = [name for name in request.names if name not in traded]
     if not silent:
         return
-    known = _known_names(request, lake)
-    name = silent[0]
-    near = _nearest(name, known or sorted(traded))
+    name, days = silent[0], [session.date for session in request.range.sessions()]
+    known = (
+        names.in_lake(gatherer.lake, request.product, days)
+        or names.of_any_day(gatherer.lake, request.product)
+        or names.asked(gatherer, request.market, name)
+    )
+    near = [] if name in known else names.nearest(name, known or sorted(traded))
     if not (traded or near):
         return
     remedy = f"Did you mean {', '.join(near)}?" if near else "Check its spelling; case matters."
-    days = f"{request.range.first} to {request.range.last}"
-    raise UnknownSymbol(f"{name} has no bars from {days}.", remedy=remedy, symbols=silent)
-
-
-def _nearest(name: str, known: list[str]) -> list[str]:
-    """Known names that differ only in case, else those that look like it."""
-    same = [other for other in known if other != name and other.casefold() == name.casefold()]
-    return same or get_close_matches(name, [other for other in known if other != name], n=NEAREST)
-
-
-def _known_names(request: Request, lake: Lake) -> list[str]:
-    """Every symbol of the latest day's file that is here: of the range, or else of any day."""
-    product = request.product
-    if product is None:
-        return []
-    for session in reversed(request.range.sessions()):
-        if lake.day_file(product, session.date):
-            return lake.names(product, session.date)
-    found = (read_key(key) for key in _keys(lake, product))
-    days = sorted(day for name, day in filter(None, found) if name == product)
-    return lake.names(product, days[-1]) if days else []
-
-
-def _keys(lake: Lake, product: str) -> list[str]:
-    """The flat files that are here, as the vendor names them."""
-    paths = (lake.folder / product).glob("[0-9]*/[0-9]*/*.parquet")
-    return [path.relative_to(lake.folder).with_suffix(".csv.gz").as_posix() for path in paths]
+    span = f"{request.range.first} to {request.range.last}"
+    raise UnknownSymbol(f"{name} has no bars from {span}.", remedy=remedy, symbols=silent)
 
 
 def _nothing(request: Request) -> NoData:

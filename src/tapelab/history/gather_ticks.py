@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from difflib import get_close_matches
 from functools import partial
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapelab.errors import NoData, UnknownSymbol
+from tapelab.history import names
 from tapelab.history.fetchplan import FetchPlan, RestCall, Route
 from tapelab.history.final import final_at, usable
 from tapelab.history.gather import bring
@@ -29,7 +29,6 @@ from tapelab.store.lake import Held
 from tapelab.store.ticks import About, Kind, Stretch, TickStore, between, missing, rows_in, stretch
 
 PART_ROWS = 500_000  # ticks that a kill may lose of a long answer
-NEAREST = 3  # names suggested for one that is not known
 
 Key = tuple[str, date]
 
@@ -170,21 +169,27 @@ class TickGatherer(Routes):
         request = self.request
         spoke = set(pc.unique(table["symbol"]).to_pylist())
         silent = [name for name in request.names if name not in spoke]
-        known = self._names() if silent else []
+        known = names.in_lake(self.lake, request.product, list(self.sessions)) if silent else []
         span = f"from {clock.iso(request.range.start)} to {clock.iso(request.range.end)}"
         strange = [name for name in silent if known and name not in known]
         if strange or (silent and spoke and self._whole_session()):
             name = (strange or silent)[0]
-            near = get_close_matches(name, known, n=NEAREST)
+            near = self._near(name, known)
             remedy = f"Did you mean {', '.join(near)}?" if near else "Check its spelling; case matters."
             raise UnknownSymbol(f"{name} has no {request.base} {span}.", remedy=remedy, symbols=silent)
         if not spoke:
+            near = [] if known else self._near(silent[0], [])
+            meant = f"Did you mean {', '.join(near)}? " if near else ""
             raise NoData(
                 f"There are no {request.base} of {', '.join(request.names)} {span}.",
-                remedy="Check the symbols' spelling and the dates.",
+                remedy=f"{meant}Check the symbols' spelling and the dates.",
                 symbols=list(request.names),
             )
         return [f"No {request.base} of {', '.join(silent)} {span}"] if silent else []
+
+    def _near(self, name: str, known: list[str]) -> list[str]:
+        known = known or names.asked(self, self.request.market, name)
+        return [] if name in known else names.nearest(name, known)
 
     def _whole_session(self) -> bool:
         """Whether the range holds all regular hours of some session."""
@@ -193,13 +198,6 @@ class TickGatherer(Routes):
             for session in self.sessions.values()
             for start, end in [self.request.window(session)]
         )
-
-    def _names(self) -> list[str]:
-        """Every symbol of a day's file that is here."""
-        for day in reversed(self.sessions):
-            if self.request.product and self.lake.day_file(self.request.product, day) is not None:
-                return self.lake.names(self.request.product, day)
-        return []
 
 
 @dataclass

@@ -132,7 +132,7 @@ def parse(
 ) -> Request:
     """A request from a user's words. Raises `UsageError` (or a child of it) that says which word is wrong."""
     bar = Interval.parse(interval)
-    asked = symbols.parse_all(symbols_ if isinstance(symbols_, str | Symbol) else list(symbols_))
+    asked = symbols.parse_all(symbols_)
     way = _one_of("method", method, METHODS)
     part = _one_of("hours", hours, HOURS)
     adjustment = _one_of("adjust", adjust, ADJUSTMENTS)
@@ -163,7 +163,7 @@ def parse_ticks(
     fallback: bool,
 ) -> TickRequest:
     """The same for trades or quotes."""
-    asked = symbols.parse_all(symbols_ if isinstance(symbols_, str | Symbol) else list(symbols_))
+    asked = symbols.parse_all(symbols_)
     market, way = asked[0].market, _one_of("method", method, METHODS)
     if product_of(market, kind) is None:
         files = [name for name, known in CATALOGUE.items() if known.market is market and not known.bars]

@@ -146,7 +146,7 @@ def dataset_of_ticks(
     """
     from tapelab.store import catalogue
 
-    market = parse_all(symbols if isinstance(symbols, str | Symbol) else list(symbols))[0].market
+    market = parse_all(symbols)[0].market
     both: tuple[Kind, ...] = ("trades", "quotes")
     kinds = [kind for kind in both if product_of(market, kind)] or both
     found = {kind: _fetch(kind, symbols, start, end, method, "arrow", fallback) for kind in kinds}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -133,9 +134,11 @@ def _pair(text: str, market: Market) -> Symbol:
     return Symbol(market, f"{prefix}{base}-{quote}", base, quote)
 
 
-def parse_all(symbols: str | Symbol | list[str] | tuple[str, ...]) -> list[Symbol]:
+def parse_all(symbols: str | Symbol | Iterable[str | Symbol]) -> list[Symbol]:
     """Several symbols of one market, in the order given, none twice."""
-    given = [symbols] if isinstance(symbols, str | Symbol) else list(symbols)
+    if not isinstance(symbols, Iterable):
+        return [parse(symbols)]
+    given = [symbols] if isinstance(symbols, str) else list(symbols)
     if not given:
         raise UsageError("No symbol was given.", remedy="Name at least one, such as 'AAPL'.")
     parsed = list(dict.fromkeys(parse(symbol) for symbol in given))

@@ -185,6 +185,15 @@ class RestClient:
         pages = self.pages(path, query)
         return sorted(row.ticker for body in pages for row in _decoded(body, _Tickers, path).results)
 
+    def symbols_like(self, name: str) -> list[str]:
+        """Active stocks that begin with the first two letters of `name`, sorted; at most a page of them."""
+        begin = name[:2] if len(name) > 2 else name[:1]
+        query = {"market": "stocks", "active": "true", "sort": "ticker", "limit": PAGE_REFERENCES}
+        query |= {"ticker.gte": begin, "ticker.lt": begin[:-1] + chr(ord(begin[-1]) + 1)}
+        path = "/v3/reference/tickers"
+        found = _decoded(self._get(f"{path}?{urlencode(query)}"), _Tickers, path)
+        return [row.ticker for row in found.results]
+
     def _references(
         self, kind: str, symbol: str | Symbol | None, dated: str, since: date | None
     ) -> Iterator[bytes]:
