@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tapelab.market import clock, sessions
 from tapelab.store.room import in_words
@@ -53,6 +54,7 @@ class Panel:
 
             self._live = Live(auto_refresh=False, transient=True)
             self._live.start()
+            _say_above(sys.stderr)
         return self
 
     def __exit__(
@@ -60,6 +62,7 @@ class Panel:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+            _say_above(sys.stderr)
 
     def show(self, watch: Watch) -> None:
         """Draw how things stand; called after each look."""
@@ -75,6 +78,13 @@ class Panel:
             newest = rows.unique("symbol", keep="last", maintain_order=True)
             self._quotes.update((row["symbol"], row) for row in newest.iter_rows(named=True))
         self._live.update(_panel(watch, self._quotes), refresh=True)
+
+
+def _say_above(stream: TextIO) -> None:
+    """Let what is logged go where the panel has sent the error stream: above it, not across it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(stream)
 
 
 def _panel(watch: Watch, quotes: dict[str, dict[str, Any]]) -> RenderableType:

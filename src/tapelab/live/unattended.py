@@ -88,7 +88,7 @@ class Unattended:
 
     def _session(self, slot: Slot, ended: threading.Event) -> None:
         """Record until the session is over, whatever happens meanwhile."""
-        tries, said = 0, ""
+        tries = 0
         while not ended.is_set() and (began := clock.now()) < slot.stop:
             try:
                 self._record(slot, ended)
@@ -96,11 +96,10 @@ class Unattended:
                 raise
             except TapelabError as error:
                 tries = 1 if clock.now() - began > STEADY else tries + 1
-                if str(error) != said:
-                    said = str(error)
-                    _log.warning("%s: %s", slot.name, said)
                 again = clock.now() + round(patience(error, tries) * clock.SECOND)
                 if _is_ours(error):
+                    if self._watch.said["state"] != "standing by":
+                        _log.info("%s is recorded by another process; standing by.", slot.name)
                     self._linger(slot, again, ended, "standing by")
                 else:
                     self._linger(slot, again, ended, "retrying", error)

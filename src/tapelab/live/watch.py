@@ -109,7 +109,8 @@ class Watch:
             free=free,
         )
         found = problems(sight, free_least=self._free_least)
-        self._incidents.look(found, now=now, dataset=stats.dataset or self._folder.name)
+        if state != "ended":  # what is wrong then stays wrong
+            self._incidents.look(found, now=now, dataset=stats.dataset or self._folder.name)
         hook, ahead = self._hook, self.forecast
         self.said = {
             "state": state,

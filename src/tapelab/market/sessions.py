@@ -6,7 +6,7 @@ import warnings
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -47,7 +47,7 @@ POST_MARKET = time(20)
 AFTER_CLOSE = 4 * HOUR
 
 CALENDAR_START = date(1990, 1, 1)  # the vendor's history of US stocks begins in 2003
-LOOK_AHEAD = timedelta(days=370)  # exchanges publish their holidays about a year ahead
+LOOK_AHEAD = timedelta(days=400)  # exchanges publish their holidays about a year ahead
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def between(market: Market, first: date, last: date) -> list[Session]:
         days = (first + timedelta(days=n) for n in range((last - first).days + 1))
         open_ = (day for day in days if day.weekday() != _CLOSED_ON.get(market))
         return [_around_the_clock(market, day) for day in open_]
-    schedule = _schedule(_CALENDARS[market])
+    schedule = _schedule(_CALENDARS[market], clock.today("UTC").replace(day=1) + LOOK_AHEAD)
     begin, end = bisect_left(schedule.days, first), bisect_right(schedule.days, last)
     return [_session(market, schedule, n) for n in range(begin, end)]
 
@@ -140,11 +140,10 @@ class _Schedule(NamedTuple):
     closes: list[int]
 
 
-@cache
-def _schedule(name: str) -> _Schedule:
+@lru_cache(maxsize=8)  # a program that runs for years looks ahead again every month
+def _schedule(name: str, last: date) -> _Schedule:
     import exchange_calendars
 
-    last = clock.today("UTC") + LOOK_AHEAD
     with warnings.catch_warnings():
         # exchange_calendars 4.13 does what pandas 4 will refuse.
         warnings.simplefilter("ignore", DeprecationWarning)
