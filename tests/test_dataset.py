@@ -274,3 +274,23 @@ def test_the_real_day_as_a_dataset_replays_in_order(real_day: Path) -> None:
     assert stamps == sorted(stamps)
     assert dataset.table("quotes").num_rows == 100_000
     assert dataset.verify() == 2
+
+
+def test_what_was_fetched_elsewhere_becomes_a_dataset_by_the_exchanges_clock(home: Settings) -> None:
+    facts = {"endpoint": home.endpoint, "routes": {"flat_file": 2, "cache": 1}, "simulated": False}
+    frame = tables.to_frame(tables.with_facts(quotes(1, 2), **facts))
+    made = Dataset.from_tables("day", quotes=frame, trades=tables.to_frame(trades(1), "arrow"))
+    assert (made.clock, made.provenance["simulated"], made.symbols) == ("event", False, ("AAPL",))
+    assert [type(event) for event in made.replay()] == [Trade, Quote, Quote]
+    assert Dataset.from_tables("quotes", quotes=frame).provenance["source"] == "flat_file"
+    mine = pl.DataFrame({"ts_event": [T0], "symbol": ["ZVZZT"], "price": [1.0], "size": [2.0]})
+    assert Dataset.from_tables("mine", trades=mine).provenance["simulated"] is True
+    hours = tables.to_frame(tables.with_facts(bars(0), interval="1h", adjust="all")).drop(columns="session")
+    assert Dataset.from_tables("hours", bars=hours).bars("1h")["session"].tolist() == [date(2013, 10, 9)]
+    assert open_dataset("hours").provenance["adjust"] == "all"
+    with pytest.raises(UsageError, match="came from elsewhere"):
+        Dataset.from_tables("x", quotes=tables.with_facts(quotes(1), endpoint="elsewhere"))
+    with pytest.raises(UsageError, match="lacks the column 'symbol'"):
+        Dataset.from_tables("x", quotes=quotes(1).drop(["symbol"]))
+    with pytest.raises(NoData):
+        Dataset.from_tables("x")

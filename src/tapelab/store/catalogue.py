@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapelab.errors import NoData, StoreError, UsageError
-from tapelab.market import clock, replay, tables
-from tapelab.market.symbols import Market
+from tapelab.market import clock, replay, sessions, tables
+from tapelab.market.symbols import Market, is_test
 from tapelab.settings import Settings, current
 from tapelab.store import files, manifest, merging, overlay, parts
 from tapelab.store.dataset import Dataset, check_name, folder_of
@@ -85,6 +86,44 @@ def from_tables(
         change="imported",
     )
     return _made(path, made, rows)
+
+
+def from_frames(name: str, frames: Mapping[str, Any], settings: Settings | None = None) -> Dataset:
+    """A dataset of what users hold: tables of ours or of their own, by kind.
+
+    What the tables say of themselves is believed: an endpoint, a simulated market, an adjustment. Where they
+    say nothing and hold only test symbols, they are taken for simulated.
+    """
+    settings = settings or current()
+    rows = {kind: tables.from_frame(frame, tables.SCHEMAS[kind]) for kind, frame in frames.items()}
+    said = [tables.facts(table) for table in rows.values()]
+    for facts in said:
+        if facts.get("endpoint", settings.endpoint) != settings.endpoint:
+            raise UsageError(
+                f"These rows came from {facts['endpoint']}, and you are at {settings.endpoint}.",
+                remedy="What came from different places is kept apart; go back there first.",
+            )
+    names = {name for table in rows.values() for name in pc.unique(table.column("symbol")).to_pylist()}
+    routes = {route for facts in said for route in facts.get("routes", ())} - {"cache"}
+    known = {
+        k: v for facts in said for k, v in facts.items() if k in ("interval", "adjust", "quote_size_unit")
+    }
+    known["simulated"] = any(facts.get("simulated") for facts in said) or (
+        not all(said) and all(map(is_test, names))
+    )
+    rows = {kind: _completed(kind, table) for kind, table in rows.items()}
+    source = next(iter(routes)) if len(routes) == 1 else "history" if all(said) else "tables"
+    return from_tables(name, **rows, source=source, provenance=known, settings=settings)
+
+
+def _completed(kind: str, table: pa.Table) -> pa.Table:
+    """With the columns that follow from others: a number of the row, the exchange's date."""
+    if kind == "bars" and "session" not in table.column_names:
+        dates = sessions.dates_of(Market.STOCKS, table.column("timestamp").to_numpy())
+        return table.append_column("session", pa.array(dates, pa.date32()))
+    if kind != "bars" and "arrival" not in table.column_names:
+        return table.append_column("arrival", pa.array(np.arange(len(table))))
+    return table
 
 
 def merge(first: Dataset, *others: Dataset, name: str) -> Dataset:

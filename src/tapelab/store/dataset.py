@@ -66,6 +66,21 @@ class Dataset:
         simulated = ", simulated" if self.provenance.get("simulated") else ""
         return f"<Dataset {self.name!r} version {self.version}: {names or 'empty'}{simulated}>"
 
+    @classmethod
+    def from_tables(cls, name: str, *, quotes: Any = None, trades: Any = None, bars: Any = None) -> Dataset:
+        """A new dataset of quotes, trades or bars from elsewhere, as pandas, polars or Arrow tables.
+
+        Such as `fetch_quotes` and `fetch_trades` give; `clock` is `"event"` where nobody received them (no
+        `ts_recv`). What they say of their origin is kept. Raises `UsageError` where the name is taken, a
+        column is missing, or a time has no zone.
+        """
+        from tapelab.store import catalogue
+
+        given = {"quotes": quotes, "trades": trades, "bars": bars}
+        return catalogue.from_frames(
+            name, {kind: table for kind, table in given.items() if table is not None}
+        )
+
     @property
     def name(self) -> str:
         return self.path.name
