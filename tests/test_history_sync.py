@@ -221,17 +221,26 @@ print(sync_flat_files({MINUTES!r}, date.fromisoformat(sys.argv[1]), date.fromiso
 """
 
 
-def syncing(settings: Settings) -> subprocess.Popen[str]:
+FETCHING = f"""
+import sys
+from tapelab.history import fetch_data
+print(len(fetch_data({NAMES!r}, sys.argv[1], sys.argv[2], "1m", "flat_file", adjust="none")))
+"""
+
+
+def syncing(settings: Settings, program: str = PROGRAM) -> subprocess.Popen[str]:
     environment = {**os.environ, **worker_environment(settings)}
-    command = [sys.executable, "-c", PROGRAM, FIRST.isoformat(), LAST.isoformat()]
+    command = [sys.executable, "-c", program, FIRST.isoformat(), LAST.isoformat()]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_two_processes_at_once_download_each_file_once(served: tuple[Path, str], here: Settings) -> None:
-    both = [syncing(here), syncing(here)]
-    for process in both:
-        process.communicate(timeout=120)
-    assert [process.returncode for process in both] == [0, 0]
+def test_processes_that_sync_and_fetch_at_once_download_each_file_once(
+    served: tuple[Path, str], here: Settings
+) -> None:
+    processes = [syncing(here), syncing(here), syncing(here, FETCHING)]
+    said = [process.communicate(timeout=240)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert said[2] == [str(240 * len(SESSIONS))]
     assert spent(here) == total(served)
     whole(here)
 
