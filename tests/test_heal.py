@@ -338,6 +338,21 @@ def test_a_gap_whose_place_nobody_can_know_stays_open() -> None:
     ] * 2
 
 
+def test_a_recorder_that_began_late_or_ended_early_is_healed_from_the_open_to_the_close() -> None:
+    tape = Tape(ticks(90, apart=20 * clock.MILLISECOND))
+    losses = [
+        Loss(0, 20, cause="not_running"),
+        Loss(20, 24, declared=False),
+        Loss(70, 90, cause="not_running"),
+    ]
+    dataset = LIVE.record(tape, losses, "day", changed={24: LIVE.topics})  # the topics are confirmed later
+    healing = heal_from(dataset, tape)
+    assert_is_the_tape(healing.dataset, tape)
+    report = healing.report()
+    assert (report.lacking, report.table["healed"].sum()) == (0, 44)
+    assert len(report.stretches) == 1
+
+
 def test_an_event_that_was_sent_twice_is_no_reason_to_lack_another() -> None:
     tape = Tape(ticks(12))
     source = tape.table("quotes")

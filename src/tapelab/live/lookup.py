@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tapelab.errors import NoData, UnknownSymbol
 from tapelab.history import fetch_data, fetch_quotes, fetch_trades
@@ -15,7 +18,10 @@ from tapelab.market import clock, sessions, tables
 from tapelab.market.sessions import Session
 from tapelab.market.symbols import Market
 from tapelab.settings import Settings, current
+from tapelab.store import sheets
 from tapelab.store.lake import Lake
+from tapelab.store.parts import stamp_of
+from tapelab.store.ticks import stretch
 
 PRODUCTS = {
     "quotes": "us_stocks_sip/quotes_v1",
@@ -64,22 +70,36 @@ class History:
         many = everybody or (self._counted and calls > MANY_CALLS)
         method: Method = "flat_file" if many else "auto"
         table = _fetch(kind, symbols, start, end, method)
+        simulated = bool(tables.facts(table).get("simulated", False))
         days = _sessions(start, end)
-        if everybody and days and self._have_files(kind, days):
-            names = {name for day in days for name in self._lake.names(PRODUCTS[kind], day.date)}
-            table = _fetch(kind, sorted(names), start, end, method)
-        return Answer(
-            table,
-            "flat_file" if days and self._have_files(kind, days) else "rest",
-            self.final_at(kind, start, end) <= clock.now(),
-            bool(tables.facts(table).get("simulated", False)),
-        )
+        from_files = bool(days) and self._have_files(kind, days)
+        if everybody and from_files:
+            found = [self._whole_market(kind, day, start, end) for day in days]
+            table = tables.concat([rows for rows, _ in found], tables.SCHEMAS[kind])
+            simulated = any(one for _, one in found)
+        final = self.final_at(kind, start, end) <= clock.now()
+        return Answer(table, "flat_file" if from_files else "rest", final, simulated)
 
     def final_at(self, kind: str, start: int, end: int) -> int:
         days = _sessions(start, end)
         if not days or self._have_files(kind, days):
             return 0
         return max(map(final_at, days))
+
+    def _whole_market(self, kind: str, day: Session, start: int, end: int) -> tuple[pa.Table, bool]:
+        """What the day's file has of every symbol, in order; and whether it is simulated."""
+        file = self._lake.day_file(PRODUCTS[kind], day.date)
+        if kind == "bars":
+            rows = self._lake.rows(PRODUCTS[kind], day.date)
+            stamps = rows.column("timestamp")
+            rows = rows.filter(pc.and_(pc.greater_equal(stamps, start), pc.less(stamps, end)))
+        else:
+            path = self._lake.day_path(PRODUCTS[kind], day.date)
+            with sheets.understood(path):
+                rows = pq.read_table(path, filters=stretch(start, end), page_checksum_verification=True)
+        rows = tables.conform(rows.replace_schema_metadata(None), tables.SCHEMAS[kind])
+        order = np.argsort(rows.column(stamp_of(kind)).to_numpy(), kind="stable")
+        return rows.take(pa.array(order)), file is not None and file.tape.startswith("simulated")
 
     def _have_files(self, kind: str, days: Sequence[Session]) -> bool:
         return all(self._lake.day_file(PRODUCTS[kind], day.date) is not None for day in days)
