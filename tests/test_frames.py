@@ -17,6 +17,10 @@ def text(payload: bytes, *, fin: bool = True, opcode: Opcode = Opcode.TEXT) -> b
     return Frame(opcode, payload, fin=fin).serialize(mask=False)
 
 
+def masked_text(payload: bytes) -> bytes:
+    return Frame(Opcode.TEXT, payload).serialize(mask=True)
+
+
 class Stream(NamedTuple):
     wire: bytes
     messages: list[bytes]
@@ -87,6 +91,22 @@ def test_controls_boundaries_and_first_headers_are_where_they_are(stream: Stream
     assert seen == stream.controls
 
 
+@given(streams(), cuts, st.sampled_from([b"", masked_text(b"x"), b"\xc1\x01x", b"\x80\x01x"]))
+def test_the_quick_walk_finds_all_but_the_messages_that_others_follow(
+    stream: Stream, at: list[int], broken: bytes
+) -> None:
+    whole, quick = FrameWalk(), FrameWalk(newest=True)
+    for _, chunk in chunks_of(stream.wire + broken + text(b"behind"), at):
+        one, two = whole.feed(bytearray(chunk)), quick.feed(bytearray(chunk))
+        assert two[1:4] == one[1:4]
+        assert str(two.violation) == str(one.violation)
+        assert two.pieces[-1:] == one.pieces[-1:]
+        assert set(two.pieces) <= set(one.pieces)
+        ended = [piece for piece in one.pieces if piece[2]]
+        assert [piece for piece in two.pieces if piece[2]][-1:] == ended[-1:]
+        assert quick.between_messages == whole.between_messages
+
+
 def test_byte_by_byte_gives_the_same_messages() -> None:
     wire = text(b"a" * 126) + text(b"") + text(b"b" * 65_536) + text(b"c")
     assembler = Assembler()
@@ -107,12 +127,8 @@ def test_a_reader_that_joins_late_gets_every_whole_message_behind_a_header(
     assert bool(found) or len(whole) <= 2
 
 
-def masked() -> bytes:
-    return Frame(Opcode.TEXT, b"x").serialize(mask=True)
-
-
 BROKEN = {
-    "masked": (masked(), 1002),
+    "masked": (masked_text(b"x"), 1002),
     "reserved bit": (b"\xc1\x01x", 1002),
     "unknown opcode": (b"\x83\x01x", 1002),
     "long control": (b"\x89\x7e\x00\x7e" + b"x" * 126, 1002),

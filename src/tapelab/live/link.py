@@ -78,7 +78,7 @@ class Link:
         self._behind = 0  # ns spent writing since the socket was last found empty
         self._closing_since: int | None = None
         self._stop: End | None = None
-        self._walk = FrameWalk()
+        self._walk = FrameWalk(newest=True)
         self._ears: Assembler | None = Assembler()  # only while messages are looked at
         self._joining = False  # they begin at the next frame header
         self._latest = self._partial = b""
