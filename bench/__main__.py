@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import cases, exchange, history, recording
+from bench import cases, exchange, history, receiving, recording
 from bench.measure import Row, show
 
 CASES: dict[str, Callable[[], list[Row]]] = {
     "import": cases.importing,
     "files": cases.flat_files,
     "backtest": cases.backtest,
-    "stream": cases.stream,
+    "stream": receiving.stream,
+    "latency": receiving.latency,
     "columns": recording.columns,
     "exchange": exchange.exchange,
     "history": history.history,

@@ -1,4 +1,7 @@
-"""A server that does nothing but send: the vendor's handshake, then prepared frames as fast as they go."""
+"""A server that does nothing but send: the vendor's handshake, then prepared frames as fast as they go.
+
+With `--certificate FILE` (certificate and key) over TLS.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import contextlib
 import json
 import socket
+import ssl
 import threading
 
 from websockets.protocol import OPEN
@@ -35,20 +39,30 @@ def frames(events: int, per_frame: int) -> bytes:
     return (head + payload) * (events // per_frame)
 
 
-def serve(port: int, events: int, per_frame: int) -> None:
-    prepared = memoryview(frames(events, per_frame))
+def serve(port: int, events: int, per_frame: int, certificate: str) -> None:
+    one = frames(per_frame, per_frame)
+    many = max(BLOCK // len(one), 1)
+    prepared = memoryview(one * many)
+    times, rest = divmod(events // per_frame, many)
+    pieces = [prepared] * times + [prepared[: rest * len(one)]]
+    tls = None
+    if certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
     listener = socket.create_server(("127.0.0.1", port))
     print("ready", flush=True)
     while True:
         client, _ = listener.accept()
-        threading.Thread(target=tell, args=(client, prepared), daemon=True).start()
+        threading.Thread(target=tell, args=(client, tls, pieces), daemon=True).start()
 
 
-def tell(client: socket.socket, prepared: memoryview) -> None:
+def tell(client: socket.socket, tls: ssl.SSLContext | None, pieces: list[memoryview]) -> None:
     with client, contextlib.suppress(OSError):
+        if tls is not None:
+            client = tls.wrap_socket(client, server_side=True)
         greet(client)
-        for begin in range(0, len(prepared), BLOCK):
-            client.sendall(prepared[begin : begin + BLOCK])
+        for piece in pieces:
+            client.sendall(piece)
         while client.recv(1 << 16):
             pass
 
@@ -87,5 +101,6 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser()
     for name in ("port", "events", "per-frame"):
         options.add_argument(f"--{name}", type=int, required=True)
+    options.add_argument("--certificate", default="")
     chosen = options.parse_args()
-    serve(chosen.port, chosen.events, chosen.per_frame)
+    serve(chosen.port, chosen.events, chosen.per_frame, chosen.certificate)

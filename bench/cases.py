@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import resource
-import socket
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.measure import ROUNDS, Row, versus
-
-PER_FRAME = {1: 100_000, 20: 600_000, 200: 1_000_000}  # events sent for each size of a frame
-PATIENCE = 120.0  # seconds that one side of the stream case may take
 
 
 def importing() -> list[Row]:
@@ -82,85 +74,3 @@ def backtest() -> list[Row]:
 
     what = f"backtest on {len(quotes):,} quotes"
     return [versus(what, lambda: tl.backtest(Count(), quotes), loop, "a bare loop")]
-
-
-def stream() -> list[Row]:
-    """Events a second: received and journaled, beside the vendor's client doing nothing with them."""
-    rows = []
-    for per_frame, events in PER_FRAME.items():
-        with _blasting(events, per_frame) as port:
-            pairs = [(_recorded(port, events), _vendor(port, events)) for _ in range(3)]
-        ours, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
-        rows.append(
-            Row(
-                f"stream, {per_frame} events a frame",
-                f"{ours / 1e6:.2f} M/s journaled",
-                f"{peer / 1e3:.0f} k/s massive (nothing kept)",
-                statistics.median(a / b for a, b in pairs),
-            )
-        )
-    return rows
-
-
-@contextmanager
-def _blasting(events: int, per_frame: int) -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "bench.blast", "--port", str(port)]
-    command += ["--events", str(events), "--per-frame", str(per_frame)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        server.stdout.readline()
-        try:
-            yield port
-        finally:
-            server.kill()
-
-
-def _recorded(port: int, events: int) -> float:
-    """From the first byte of data journaled to the last, by the journal's own clock."""
-    import tapelab as tl
-    from tapelab import settings
-    from tapelab.store import journal
-
-    with TemporaryDirectory() as home:
-        at = tl.Settings.load(home=home, api_key="bench", ws_url=f"ws://127.0.0.1:{port}")
-        with settings.use(at):
-            with tl.WebSocketDataRecorder(["MSFT"], channels=("quotes",)) as recorder:
-                until = time.perf_counter() + PATIENCE
-                while recorder.stats.events < events and time.perf_counter() < until:
-                    time.sleep(0.05)
-            assert recorder.stats.events == events, recorder.stats
-            folder = at.root / "datasets" / recorder.stats.dataset / "journal"
-        stamps = [record.monotonic for record in journal.records(folder) if record.kind is journal.Kind.DATA]
-    return events / ((stamps[-1] - stamps[1]) / 1e9)
-
-
-def _vendor(port: int, events: int) -> float:
-    from massive import WebSocketClient
-
-    client = WebSocketClient(
-        "bench", feed=f"127.0.0.1:{port}", market="stocks", secure=False, subscriptions=["Q.MSFT"]
-    )
-    seen = 0
-    took = 0.0
-
-    async def run() -> None:
-        begun = time.perf_counter()
-        done = asyncio.Event()
-
-        async def count(messages: list[object]) -> None:
-            nonlocal seen, took
-            seen += len(messages)
-            if seen >= events:
-                took = time.perf_counter() - begun
-                done.set()
-
-        connected = asyncio.create_task(client.connect(count))
-        await asyncio.wait_for(done.wait(), PATIENCE)
-        connected.cancel()
-        await asyncio.gather(connected, return_exceptions=True)
-
-    asyncio.run(run())
-    return events / took

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -318,7 +319,7 @@ class _Finished(NamedTuple):
 
 def _give_way() -> None:
     """This thread works only while the others do not need the processor."""
-    with suppress(OSError):  # only Linux knows the priority of a thread
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
 
 
