@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tapelab.exchange import control, faults, serve
+from tapelab.exchange.tape import folder, sorting
 from tapelab.faces.cli import parser
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,8 @@ def test_the_table_of_choices_has_every_key() -> None:
 
 def test_other_names_on_the_page_are_right() -> None:
     assert f"`{control.PATH}`" in TESTING
+    for size in (folder.LARGE, sorting.MEMORY, sorting.MEMORY + sorting.READING):
+        assert f" {size >> 20} MiB" in TESTING
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
