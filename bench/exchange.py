@@ -42,10 +42,13 @@ def exchange() -> list[Row]:
 
 def _lateness() -> Row:
     """How much later than the exchange's clock events come, over the earliest of them, at real speed."""
-    from tapelab.exchange import serve
+    import httpx
 
-    with serve(simulate=True, start="09:30", speed=1) as running:
-        offsets = asyncio.run(_offsets(f"{running.ws_url}/stocks", running.api_key))
+    with _serving("tapelab", "serve", "--simulate", "--speed", "1") as ready:
+        said = json.loads(ready)
+        clock, key = f"{said['rest_url']}/tapelab/v1/clock", said["api_key"]
+        httpx.post(clock, params={"apiKey": key}, json={"at": "09:30"}).raise_for_status()
+        offsets = asyncio.run(_offsets(f"{said['ws_url']}/stocks", key))
     late = sorted(offset - min(offsets) for offset in offsets)
     share = sum(offset <= 5 for offset in late) / len(late)
     p99 = late[int(0.99 * (len(late) - 1))]
