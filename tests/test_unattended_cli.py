@@ -135,7 +135,7 @@ def test_the_panel_says_when_the_next_session_begins(tmp_path: Path) -> None:
         watch = Watch(tmp_path, "stocks", free_least=0)
         watch.look("waiting", slot=next_session(thanksgiving))
         text = shown(watch, {})
-    assert "Fri 2026-11-27, 03:55 to 17:05 America/New_York, early close, in 14 h 55 min" in text
+    assert "Fri 2026-11-27, 03:55 to 17:05 America/New_York, early close, in 15 h 55 min" in text
 
 
 def test_in_a_pipe_there_is_no_panel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
