@@ -232,7 +232,7 @@ def test_ctrl_c_ends_a_recording_cleanly_and_it_is_a_dataset(environment, exchan
     command = [sys.executable, "-m", "tapelab", "record", "AIG", "--name", "ended", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as recording:
         home = environment / "home"
-        for _ in range(200):
+        for _ in range(600):
             if any(path.stat().st_size > 100_000 for path in home.rglob("*.tlj")):
                 break
             with pytest.raises(subprocess.TimeoutExpired):

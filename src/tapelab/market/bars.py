@@ -22,6 +22,7 @@ from tapelab.market.intervals import Interval
 from tapelab.market.symbols import Market
 
 Hours = Literal["all", "regular"]
+A_SUNDAY = np.datetime64("1970-01-04", "D")
 
 
 def from_bars(
@@ -184,8 +185,7 @@ def _floor(ts: npt.NDArray[np.int64], interval: Interval, market: Market) -> npt
         return ts - ts % interval.ns
     dates = sessions.dates_of(market, ts)
     if interval.text == "1w":
-        # 1970-01-04 was a Sunday.
-        dates = dates - (dates.astype(np.int64) - 3) % 7
+        dates = dates - (dates - A_SUNDAY) % np.timedelta64(7, "D")
     elif interval.text == "1mo":
         dates = dates.astype("datetime64[M]").astype("datetime64[D]")
     days, where = np.unique(dates, return_inverse=True)

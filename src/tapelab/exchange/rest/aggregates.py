@@ -79,20 +79,22 @@ class Windows:
         if self.timespan in _MONTHS:
             unit *= _MONTHS[self.timespan]
             counted, begin = dates.astype("datetime64[M]"), anchor.astype("datetime64[M]")
-            begin = begin - begin.astype(np.int64) % _MONTHS[self.timespan]
-            first: Dates = (counted - (counted - begin).astype(np.int64) % unit).astype("datetime64[D]")
+            begin = begin - np.timedelta64(int(begin.astype(np.int64)) % _MONTHS[self.timespan], "M")
+            over = (counted - begin) % np.timedelta64(unit, "M")
+            first: Dates = (counted - over).astype("datetime64[D]")
             return first
         if self.timespan == "week":
             unit *= 7
-            anchor = anchor - (anchor - _A_SUNDAY).astype(np.int64) % 7
-        days: Dates = dates - (dates - anchor).astype(np.int64) % unit
+            weekday = int((anchor - _A_SUNDAY).astype(np.int64)) % 7
+            anchor = np.datetime64(self.anchor - timedelta(days=weekday))
+        days: Dates = dates - (dates - anchor) % np.timedelta64(unit, "D")
         return days
 
     def _next_dates(self, firsts: Dates) -> Dates:
         if self.timespan in _MONTHS:
-            months = firsts.astype("datetime64[M]") + self.multiplier * _MONTHS[self.timespan]
-            return months.astype("datetime64[D]")
-        return firsts + self.multiplier * (7 if self.timespan == "week" else 1)
+            months = np.timedelta64(self.multiplier * _MONTHS[self.timespan], "M")
+            return (firsts.astype("datetime64[M]") + months).astype("datetime64[D]")
+        return firsts + np.timedelta64(self.multiplier * (7 if self.timespan == "week" else 1), "D")
 
 
 @dataclass(frozen=True)
