@@ -115,7 +115,7 @@ def test_a_wrong_key_is_refused_by_the_stream(on_exchange, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (("fetch", "AIGX", *DAYS, *RAW), 1, "AIGX"),
+        (("fetch", "AIGX", *DAYS, *RAW), 2, "Did you mean AIG"),
         (("fetch", "aig", *DAYS, *RAW), 2, "Did you mean 'AIG'"),
         (("fetch", "AIG", "X:BTC-USD", *DAYS), 2, "different markets"),
         (("fetch", "AIG", "--start", "2013-10-09", "--end", "2013-10-07"), 2, "ends .* before it starts"),
