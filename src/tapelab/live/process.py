@@ -13,6 +13,7 @@ from tapelab.errors import RecordingError
 from tapelab.live.talk import Command, Config, Ending, Figures
 
 COMMAND = [sys.executable, "-P", "-m", "tapelab.live.receiver"]
+PIPE = 65536  # bytes read at a time of what it says
 STOP_PATIENCE = 15.0  # seconds for closing, draining and compressing before it is killed
 
 
@@ -53,7 +54,7 @@ class Process:
         """Take in what it has said; false once it has said its last."""
         while True:
             try:
-                more = os.read(self._from.fileno(), 65536)
+                more = os.read(self._from.fileno(), PIPE)
             except BlockingIOError:
                 return True
             if not more:
@@ -65,6 +66,8 @@ class Process:
             numbers = next((line for line in reversed(lines) if line[:1].isdigit() or line[:1] == b"-"), None)
             if numbers:
                 self.figures = Figures(*map(int, numbers.split()))
+            if len(more) < PIPE:
+                return True
 
     def terminate(self) -> None:
         """Ask it to close, drain and finish."""

@@ -25,6 +25,7 @@ from tapelab.store.journal import SEGMENT_BYTES, Follower, Kind, Message, Note, 
 from tapelab.store.segments import is_held, lock_path
 
 TICK = 0.05  # seconds; the longest wait of the thread
+LOOK_EVERY = 0.01  # seconds between looks at the journal of another program, which does not tell us of news
 GATHER_EVERY = clock.SECOND // 2  # decoded events become rows at least so often
 START_PATIENCE = 45.0  # seconds for connecting, logging in and confirming the topics
 MAX_RESTARTS = 5  # of a receiver that is killed, in a row
@@ -229,7 +230,7 @@ class Stream:
         """Wait for news, a moment at most; true when there will be none."""
         process = self._process
         watched: list[int] = [self._wake] if process is None else [self._wake, process.fileno()]
-        ready = select.select(watched, [], [], TICK)[0]
+        ready = select.select(watched, [], [], TICK if process is not None else LOOK_EVERY)[0]
         if self._wake in ready:
             os.read(self._wake, 4096)
         if process is not None:

@@ -88,6 +88,8 @@ class Decoder:
             size += sum([len(message.payload) for message in found]) + len(read)
             messages += found
             new += read
+            if self._follower.at_end:
+                break
         if messages:
             self.frames += len(messages)
             self.gathered += sum([len(message.payload) for message in messages])

@@ -76,6 +76,11 @@ class Follower:
             if found or not batch:
                 return found
 
+    @property
+    def at_end(self) -> bool:
+        """Whether the last read has taken all that was there."""
+        return self._reader.at_end
+
     def is_live(self) -> bool:
         """Whether a writer still holds the journal."""
         return is_held(lock_path(self.folder))

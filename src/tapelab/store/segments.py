@@ -134,11 +134,12 @@ def _header(data: bytes, path: Path) -> FileHeader | None:
 class RecordReader:
     """Reads the records of a journal in order; call `read` again for what has been added since.
 
-    `after`: records up to this sequence are passed over.
+    `after`: records up to this sequence are passed over. `at_end`: the last read has taken what there was.
     """
 
     def __init__(self, folder: Path, *, after: int = -1) -> None:
         self.folder = folder
+        self.at_end = False
         self._after = after
         self._number = 0
         self._raw: int | None = None  # descriptor of the raw segment that is read
@@ -151,6 +152,11 @@ class RecordReader:
     def read(self) -> list[Record | Hole]:
         """The next records, a bounded number; empty when there is nothing new."""
         while True:
+            if self._raw is not None:
+                # Mostly what is new lies behind what was read last: no need to look for more segments.
+                found, self.at_end = self._from_raw(finished=False)
+                if kept := self._new(found):
+                    return kept
             # Looked up before reading: whoever began the next segment had finished this one.
             following = self._following()
             if self._raw is None and self._sealed is None:
@@ -164,9 +170,13 @@ class RecordReader:
                 found, exhausted = self._from_raw(finished=following is not None)
             if exhausted and following is not None:
                 self.close()
-            kept = [item for item in found if isinstance(item, Hole) or item.sequence > self._after]
+            self.at_end = False
+            kept = self._new(found)
             if kept or (exhausted and following is None):
                 return kept
+
+    def _new(self, found: list[Record | Hole]) -> list[Record | Hole]:
+        return [item for item in found if isinstance(item, Hole) or item.sequence > self._after]
 
     def close(self) -> None:
         if self._raw is not None:
