@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -24,6 +25,7 @@ from tapelab.errors import (
     UsageError,
 )
 from tapelab.exchange import serve
+from tapelab.lab import sources
 from tapelab.live import matching
 from tapelab.live.heal import heal, heal_from
 from tapelab.live.listening import MARGIN
@@ -403,6 +405,18 @@ def test_a_healed_replay_keeps_the_pace_of_what_was_received() -> None:
     received = [(recv, at) for recv, at in seen if recv is not None]
     assert [at for _, at in received] == [recv - received[0][0] for recv, _ in received]
     assert len(seen) == 40
+
+
+@pytest.mark.parametrize("frame", ["pandas", "polars", "arrow"])
+def test_a_backtest_of_healed_tables_sees_what_the_healed_replay_tells(frame: Any) -> None:
+    tape = Tape(ticks(40))
+    dataset = heal_from(LIVE.record(tape, [Loss(8, 20)], "day"), tape).dataset
+    healed = {
+        "quotes": dataset.quotes(view="healed", frame=frame),
+        "trades": dataset.trades(view="healed", frame=frame),
+    }
+    assert list(sources.read(healed).events()) == list(dataset.replay("healed"))
+    assert len(list(sources.read(dataset).events())) == 28
 
 
 def test_a_healed_recording_can_be_appended_and_merged_and_healed_further() -> None:

@@ -138,7 +138,8 @@ def test_only_the_symbols_asked_for_are_recorded(vendor: Vendor, connector: Mass
     until(lambda: "Q.MSFT" in vendor.subscribed)
     vendor.tell(quotes(1), quotes(2, symbol="MSFT"), quotes(3))
     until(lambda: len(told) == 2)
-    assert open_dataset(connector.disable_recording()).symbols == ("MSFT",)
+    recorded = open_dataset(connector.disable_recording())
+    assert recorded.symbols == tuple(recorded.coverage) == ("MSFT",)
 
 
 def test_symbols_come_and_go_on_one_connection(vendor: Vendor, connector: MassiveConnector) -> None:

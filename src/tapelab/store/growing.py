@@ -183,6 +183,8 @@ class Growing:
     def keep_only(self, symbols: Iterable[str]) -> None:
         """Lay down rows of these symbols only; the journal keeps everything."""
         self._only = pa.array(sorted(symbols), pa.string())
+        heard = (msgspec.structs.replace(h, topics=self._kept(h.topics)) for h in self.manifest.heard)
+        self._change(heard=tuple(heard))
 
     def step(self) -> list[Message | Note]:
         """Take in a bounded amount of what is new; gives the messages and notes."""
@@ -348,7 +350,7 @@ class Growing:
             known = {"url": facts.get("url", ""), "tape": tape, "simulated": tape.startswith("simulated")}
             self._change(provenance={**self.manifest.provenance, **known})
         elif note.kind is Kind.SUBS:
-            topics = tuple(str(topic) for topic in _list(facts.get("topics")))
+            topics = self._kept(str(topic) for topic in _list(facts.get("topics")))
             if topics != self.topics:
                 self._change(heard=(*self._heard(note.ts_recv), Heard(topics, note.ts_recv)))
             missing = _list(facts.get("unconfirmed"))
@@ -360,6 +362,15 @@ class Growing:
                 self.ending = facts
         elif note.kind is Kind.GAP:
             self._lose(facts)
+
+    def _kept(self, topics: Iterable[str]) -> tuple[str, ...]:
+        """What of these topics is laid down: nobody misses the others."""
+        if self._only is None:
+            return tuple(topics)
+        names, found = self._only.to_pylist(), list[str]()
+        for channel, _, symbol in (topic.partition(".") for topic in topics):
+            found += [f"{channel}.{name}" for name in names if symbol in (name, "*")]
+        return tuple(dict.fromkeys(found))
 
     def _heard(self, end: int) -> tuple[Heard, ...]:
         """The stretches heard so far, the open one ended."""
