@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tapelab.errors import NotAuthorized, RecordingError
 from tapelab.live.problems import Sight, expected_quiet, is_stalled, problems
-from tapelab.live.schedule import next_session
+from tapelab.live.schedule import delay_of, next_session
 from tapelab.live.unattended import patience
 from tapelab.market import sessions
 from tapelab.market.clock import HOUR, MINUTE, SECOND
@@ -61,6 +61,15 @@ def test_a_name_and_a_margin_of_ones_own():
     slot = next_session(at("2026-03-03 01:00"), margin=30 * MINUTE, prefix="open")
     assert (slot.name, slot.start) == ("open_2026-03-03", at("2026-03-03 03:30"))
     assert (slot.opens, slot.closes) == (at("2026-03-03 04:00"), at("2026-03-03 20:00"))
+
+
+def test_a_delayed_feed_is_heard_a_quarter_of_an_hour_longer():
+    assert (
+        delay_of("wss://delayed.massive.com") == delay_of("wss://delayed-business.massive.com") == 15 * MINUTE
+    )
+    assert delay_of("wss://socket.massive.com") == delay_of("ws://127.0.0.1:8000") == 0
+    slot = next_session(at("2026-03-03 20:07"), delay=15 * MINUTE)
+    assert (slot.start, slot.stop) == (at("2026-03-03 04:10"), at("2026-03-03 20:20"))
 
 
 def test_markets_that_never_close_are_recorded_day_by_day_without_a_seam():

@@ -11,7 +11,7 @@ import tapelab as tl
 from tapelab.errors import UsageError
 from tapelab.faces.panel import Panel
 from tapelab.live.recorder import parse_symbols
-from tapelab.live.schedule import MARGIN
+from tapelab.live.schedule import MARGIN, delay_of
 from tapelab.live.unattended import Unattended
 from tapelab.live.watch import Watch
 from tapelab.live.webhook import read_address
@@ -37,6 +37,7 @@ def record(chosen: Namespace, ended: threading.Event) -> str:
         watch = Watch(
             folder_of(settings),
             parse_symbols(chosen.symbols)[0],
+            delay=delay_of(settings.ws_url),
             health_port=chosen.health_port,
             webhook=address,
             free_least=round(chosen.min_free * 1e9),

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tapelab.errors import Locked, NoData, RecordingError, TapelabError, UnknownName, UsageError
 from tapelab.live.problems import is_stalled
+from tapelab.live.schedule import delay_of
 from tapelab.live.stream import Stream, following
 from tapelab.market import clock, sessions, symbols, tables
 from tapelab.market.intervals import Interval
@@ -268,7 +269,9 @@ class WebSocketDataRecorder:
         known, counts, figures = grows.manifest, grows.counts(), stream.figures
         seen = known.symbols.values()
         rows = {kind: sum(getattr(one, kind) for one in seen) for kind in ("quotes", "trades", "bars")}
-        lag, now, events = grows.lag, clock.now(), sum(rows.values())
+        lag, events = grows.lag, sum(rows.values())
+        delay = delay_of(self._settings.ws_url)
+        there = clock.now() - delay  # what time it is in the market that we hear
         last = grows.newest + lag if grows.newest is not None and lag is not None else None
         running = state == "recording" and stream.error is None
         return RecordingStats(
@@ -286,7 +289,14 @@ class WebSocketDataRecorder:
             since=known.begun,
             last_event=last,
             connected=running and bool(grows.topics),
-            stalled=running and is_stalled(now, known.begun, events, last, session_at(self.market, now)),
+            stalled=running
+            and is_stalled(
+                there,
+                known.begun - delay,
+                events,
+                None if last is None else last - delay,
+                session_at(self.market, there),
+            ),
             error=stream.error,
         )
 

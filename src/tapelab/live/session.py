@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import count, takewhile
 from pathlib import Path
 
+from tapelab.errors import Locked
 from tapelab.live.recorder import WebSocketDataRecorder, provenance_of, write_bars
 from tapelab.live.schedule import Slot
 from tapelab.market import clock
@@ -21,8 +22,10 @@ from tapelab.store import catalogue, files, growing, manifest
 from tapelab.store.dataset import Dataset
 from tapelab.store.growing import Growing
 from tapelab.store.manifest import Lost
+from tapelab.store.segments import Lock
 
 NOT_RUNNING = "not_running"  # the cause of a gap in which no recorder ran
+MOST_TRADES = 20_000_000  # of a session whose bars are laid beside it; of more they would not fit in memory
 UNHEARD = clock.MINUTE  # a recording that ended by so much before the close ended early
 
 
@@ -56,6 +59,8 @@ class SessionRecorder(WebSocketDataRecorder):
         missed = self.slot.opens
         if parts:
             last = growing.finish_killed(parts[-1])
+            if last.version == 0:
+                raise Locked(f"{parts[-1].name} is recorded already.", remedy="Stop the other recorder.")
             missed = last.ended or last.begun
         gaps = (Lost(missed, now, NOT_RUNNING, self.channels),) if missed < now else ()
         slot = self.slot
@@ -85,16 +90,21 @@ def parts_of(first: Path) -> list[Path]:
 def settle(first: Path, tags: Sequence[str] = ()) -> Dataset | None:
     """Make one tagged dataset of a session's recordings; on one that is settled it changes nothing.
 
-    None where there is none, or while one is still recorded.
+    None where there is none, or while one is still recorded. Raises `Locked` while another process does it.
     """
+    if not parts_of(first):
+        return None
+    with Lock(first.with_name(f".{first.name}.lock")):
+        return _settle(first, tags)
+
+
+def _settle(first: Path, tags: Sequence[str]) -> Dataset | None:
     parts = []
     for folder in parts_of(first):
         known = growing.finish_killed(folder)
         if known.version == 0:
             return None
         parts.append(Dataset(folder, known))
-    if not parts:
-        return None
     connected = [part for part in parts if part.provenance.get("url")] or parts[:1]
     whole, *others = connected
     unknown: list[Lost] = []
@@ -114,7 +124,8 @@ def settle(first: Path, tags: Sequence[str] = ()) -> Dataset | None:
     if unknown:
         whole = _lost(whole, *unknown)
     whole = _ended_early(whole)
-    if whole.symbols and (others or not (first / "bars_1min.parquet").exists()):
+    trades = sum(seen.trades for seen in whole._manifest.symbols.values())
+    if whole.symbols and trades < MOST_TRADES and (others or not (first / "bars_1min.parquet").exists()):
         write_bars(whole, Interval.parse("1min"))
     return whole.tag(*tags) if tags else whole
 

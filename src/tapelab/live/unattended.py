@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tapelab.errors import Locked, SettingError, TapelabError, UsageError
 from tapelab.live.recorder import check_channels, parse_symbols
-from tapelab.live.schedule import MARGIN, Slot, next_session
+from tapelab.live.schedule import MARGIN, Slot, delay_of, next_session
 from tapelab.live.session import SessionRecorder, settle
 from tapelab.live.watch import State, Watch
 from tapelab.market import clock, sessions
@@ -62,12 +62,17 @@ class Unattended:
         self._name = check_name(name)
         self._hours, self._margin, self._tags = hours, margin, tuple(tags)
         self._parent = Path(save_dir).absolute() if save_dir is not None else folder_of(self._settings)
-        self._watch = watch or Watch(self._parent, market)
+        self._watch = watch or Watch(self._parent, market, delay=delay_of(self._settings.ws_url))
 
     def slot(self) -> Slot:
         """The session that is on, or the next one."""
         return next_session(
-            clock.now(), market=self._market, hours=self._hours, margin=self._margin, prefix=self._name
+            clock.now(),
+            market=self._market,
+            hours=self._hours,
+            margin=self._margin,
+            delay=delay_of(self._settings.ws_url),
+            prefix=self._name,
         )
 
     def run(self, ended: threading.Event, *, count: int | None = None) -> None:

@@ -34,9 +34,10 @@ _real = SystemClock()
 class Watch:
     """Looks at a recording, keeps what health says of it, and reports what begins or ceases to be wrong.
 
-    `folder`: where it is recorded. `health_port`: where health is served on this machine (0 picks a free one,
-    None does not). `webhook`: the address that is told of incidents. `free_least`: bytes of disk below which
-    there is one. `said` is what health says; `show` is told after each look.
+    `folder`: where it is recorded. `delay`: how far the feed is behind the market, ns. `health_port`: where
+    health is served on this machine (0 picks a free one, None does not). `webhook`: the address that is told
+    of incidents. `free_least`: bytes of disk below which there is one. `said` is what health says; `show` is
+    told after each look.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Watch:
         folder: Path,
         market: str,
         *,
+        delay: int = 0,
         health_port: int | None = None,
         webhook: Secret | None = None,
         free_least: int = FREE_LEAST,
@@ -53,7 +55,8 @@ class Watch:
         self.recorder: WebSocketDataRecorder | None = None
         self.forecast: room.Forecast | None = None
         self.slot: Slot | None = None
-        self._folder, self._market, self._free_least, self._show = folder, market, free_least, show
+        self._folder, self._market, self._delay = folder, market, delay
+        self._free_least, self._show = free_least, show
         self._looked, self._forecast_at = _real.monotonic(), 0
         self._begun = self._events = self._last_event = 0
         self._counted: deque[tuple[int, int]] = deque(maxlen=RATE_OVER)
@@ -98,12 +101,13 @@ class Watch:
         self._counted.append((now, stats.events))
         self.slot = slot
         self._look_ahead(stats)
+        there = now - self._delay  # what time it is in the market that we hear
         sight = Sight(
-            now=now,
-            session=session_at(self._market, now) if state == "recording" else None,
-            begun=self._begun,
+            now=there,
+            session=session_at(self._market, there) if state == "recording" else None,
+            begun=self._begun - self._delay,
             events=stats.events,
-            last_event=self._last_event or None,
+            last_event=self._last_event - self._delay if self._last_event else None,
             connected=stats.connected,
             error=error or stats.error,
             free=free,
