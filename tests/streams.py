@@ -111,6 +111,10 @@ class Vendor:
         """Every connection breaks without a close frame."""
         self._run(self._cut())
 
+    def cut_oldest(self) -> None:
+        """The connection that has been subscribed for longest breaks; others go on."""
+        self._run(self._cut(1))
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Every connection is closed in order."""
         self._run(self._close(code, reason))
@@ -204,8 +208,8 @@ class Vendor:
                 with suppress(ConnectionClosed):
                     await ws.send(payload.decode())
 
-    async def _cut(self) -> None:
-        for ws in list(self._subscribed):
+    async def _cut(self, most: int | None = None) -> None:
+        for ws in list(self._subscribed)[:most]:
             ws.transport.abort()
             self._subscribed.pop(ws, None)
 

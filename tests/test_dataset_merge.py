@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from streams import Vendor, settings_for, until
+from streams import both as stream_of_both
 from tapelab.errors import StoreError, UsageError
+from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.market import clock, tables
 from tapelab.settings import Settings, use
 from tapelab.store import catalogue, manifest, merging
@@ -209,6 +213,45 @@ def test_two_machines_on_one_feed_cover_for_each_other() -> None:
     assert both.verify() == 2
     assert [d.version for d in (open_dataset("left"), open_dataset("right"))] == [2, 2]
     assert said(open_dataset("both")) == said(both)
+
+
+def newest(recorder: WebSocketDataRecorder) -> int:
+    """The number on the tape of the last event that has been taken in."""
+    assert recorder._growing is not None
+    return ((recorder._growing.newest or 0) - T0) // clock.MILLISECOND
+
+
+def test_two_recorders_of_one_stream_are_whole_together_though_each_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "APART", 0)  # they ask the same clock
+    with Vendor() as vendor, ExitStack() as running:
+        recorders = [
+            running.enter_context(
+                WebSocketDataRecorder(["AAPL"], settings=settings_for(vendor, tmp_path / name))
+            )
+            for name in ("left", "right")
+        ]
+        vendor.tell(*map(stream_of_both, range(100)))
+        until(lambda: all(recorder.stats.events == 200 for recorder in recorders))
+        for turn, told in ((1, 100), (2, 250)):
+            vendor.cut_oldest()
+            vendor.tell(*map(stream_of_both, range(told, told + 100)))
+            until(lambda turn=turn: sum(recorder.stats.gaps for recorder in recorders) == turn)
+            vendor.await_subscribers(2)
+            vendor.tell(*map(stream_of_both, range(told + 100, told + 150)))
+            until(lambda last=told + 149: {newest(r) for r in recorders} == {last})
+        running.close()
+        saved = [recorder.save_dataset("day").parent for recorder in recorders]
+    left, right = map(open_dataset, saved)
+    both = left.merge(right, name="both")
+    for kind in ("quotes", "trades"):
+        assert both.table(kind).column("sequence").to_pylist() == list(range(400))
+        assert left.table(kind).num_rows < 400
+        assert right.table(kind).num_rows < 400
+    assert (len(left.gaps), len(right.gaps), both.gaps, both.complete) == (1, 1, (), True)
+    assert both.verify() >= 4
+    assert len(both._manifest.journals) == 2
 
 
 def test_a_gap_of_one_symbol_says_so_beside_another_that_was_heard() -> None:

@@ -196,6 +196,17 @@ def test_an_old_journal_is_dropped_once_the_columns_are_verified(recorded: Datas
     assert pruned.verify() == open_dataset(pruned.path, version=1).verify() == 2
 
 
+def test_what_a_prune_that_was_killed_has_left_goes_with_the_next(recorded: Dataset) -> None:
+    shutil.copytree(recorded.path / "journal", recorded.path / "kept")
+    with later(31):
+        pruned, _ = upkeep.prune(recorded)
+        (recorded.path / "kept").rename(recorded.path / "journal")
+        assert pruned.verify() == 2
+        again, freed = upkeep.prune(pruned)
+    assert freed > 500
+    assert (again.version, (recorded.path / "journal").exists()) == (2, False)
+
+
 def test_a_journal_stays_where_the_columns_are_not_what_it_holds(recorded: Dataset) -> None:
     (recorded.path / "segments/quotes-000001.parquet").write_bytes(b"gone")
     with later(31), pytest.raises(Damaged, match="quotes-000001"):

@@ -87,7 +87,7 @@ def kept_because(dataset: Dataset, *, days: float = KEEP_DAYS, unknown: bool = F
     known = dataset._manifest
     if dataset.growing:
         return "it is still recorded"
-    if not known.journals:
+    if not any((dataset.path / journaled.folder).exists() for journaled in (*known.journals, *known.pruned)):
         return "it has no raw journal"
     age = (clock.now() - known.ended) / clock.DAY
     if age < days:
@@ -113,18 +113,16 @@ def prune(dataset: Dataset, *, days: float = KEEP_DAYS, unknown: bool = False) -
             raise StoreError(
                 f"{dataset.name} has a newer version than {dataset.version}.", remedy="Prune the newest."
             )
-        dataset.verify()
-        _compare(path, dataset._manifest)
-        gone = dataset._manifest.journals
-        freed = sum(room.taken_by(path / journaled.folder) for journaled in gone)
-        new = manifest.next_version(
-            path,
-            dataset._manifest,
-            change=f"pruned of its raw journal ({room.in_words(freed)})",
-            journals=(),
-            pruned=(*dataset._manifest.pruned, *gone),
-        )
-        for journaled in new.pruned:
+        new, gone = dataset._manifest, dataset._manifest.journals
+        if gone:
+            dataset.verify()
+            _compare(path, new)
+        pruned = (*new.pruned, *gone)  # those of an earlier time may be here still, if it was killed
+        freed = sum(room.taken_by(path / journaled.folder) for journaled in pruned)
+        if gone:
+            change = f"pruned of its raw journal ({room.in_words(freed)})"
+            new = manifest.next_version(path, new, change=change, journals=(), pruned=pruned)
+        for journaled in pruned:
             shutil.rmtree(path / journaled.folder, ignore_errors=True)
     return type(dataset)(path, new), freed
 
@@ -132,10 +130,12 @@ def prune(dataset: Dataset, *, days: float = KEEP_DAYS, unknown: bool = False) -
 def _compare(path: Path, known: Manifest) -> None:
     """Decode the journals: the columns have to hold what they hold; merged ones hold each event once."""
     decoded = sum((_decoded(path / journaled.folder) for journaled in known.journals), Counter[str]())
+    merged = "merged" in known.provenance
+    laid_by = {journaled.shift for journaled in known.journals}  # others may have been pruned before
     for kind in KINDS:
-        rows = sum(segment.rows for segment in known.segments if segment.kind == kind)
-        once = "merged" in known.provenance
-        if rows > decoded[kind] or (rows < decoded[kind] and not once):
+        mine = [s for s in known.segments if s.kind == kind and (merged or s.shift in laid_by)]
+        rows = sum(segment.rows for segment in mine)
+        if rows > decoded[kind] or (rows < decoded[kind] and not merged):
             raise Damaged(
                 f"The journal of {path.name} holds {decoded[kind]:,} {kind}, its columns {rows:,}.",
                 remedy="The journal stays. Please report this: one of the two was not written rightly.",
