@@ -100,8 +100,9 @@ def test_half_an_hour_broken_ten_times_is_that_half_hour_once_it_is_healed(real_
 
 
 def test_a_recording_of_the_whole_market_is_healed_from_the_days_file(tmp_path, capsys):
+    twice = {"stream": [{"fault": "duplicate", "topic": "T.*", "chance": 0.05}]}
     with (
-        serve(simulate=True, start="10:00", until="10:05", speed=300) as exchange,
+        serve(simulate=True, start="10:00", until="10:05", speed=300, faults=twice) as exchange,
         exchange.use(home=tmp_path),
     ):
         with tl.WebSocketDataRecorder("*", channels=("quotes", "trades", "bars")) as recorder:
@@ -116,4 +117,5 @@ def test_a_recording_of_the_whole_market_is_healed_from_the_days_file(tmp_path, 
         dataset = tl.open_dataset("market")
         assert {one.source for one in dataset.filled} == {"flat_file"}
         assert (said["added"], said["version"], said["report"]["lacking"]) == (0, dataset.version, 0)
+        assert said["report"]["channels"]["trades"]["extra"] > 0
         assert dataset.provenance["simulated"]
