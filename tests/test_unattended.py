@@ -28,6 +28,7 @@ from tapelab.market import clock
 from tapelab.settings import Secret, Settings
 from tapelab.store import growing, manifest
 from tapelab.store.dataset import Dataset, folder_of, list_datasets, open_dataset
+from tapelab.store.segments import Lock, lock_path
 from unattended_driver import Fast, Program, Told
 
 DRIVER = Path(__file__).with_name("unattended_driver.py")
@@ -239,6 +240,31 @@ def test_a_session_whose_recorder_never_came_back_says_what_is_missing_at_its_en
     assert again is not None
     assert whole.gaps[-1].end == over.closes
     assert again.version == whole.version
+
+
+def test_a_receiver_that_outlives_its_program_is_waited_for_and_its_dataset_gone_on_with(
+    vendor: Vendor, settings: Settings, slot: Slot, started: Callable[..., Recorder]
+) -> None:
+    first = SessionRecorder(["AAPL"], slot, settings=settings)
+    first.start()
+    vendor.tell(*map(both, range(10)))
+    until(lambda: first.stats.events == 20)
+    grows, stream = first._growing, first._stream
+    assert grows is not None
+    assert stream is not None
+    stream.stop()
+    grows.close()  # as when the program alone is killed
+    with Lock(lock_path(grows.journal)):
+        recorder = started(slot.start)
+        until(lambda: recorder.state == "standing by")
+    until(lambda: recorder.state == "recording")
+    vendor.await_subscribers()
+    vendor.tell(*map(both, range(10, 20)))
+    until(lambda: events(recorder) == 40)
+    recorder.close()
+    [dataset] = list_datasets(settings=settings)
+    assert sequences(dataset) == list(range(20))
+    assert [gap.cause for gap in dataset.gaps] == ["stopped"]
 
 
 class Inbox:

@@ -19,7 +19,7 @@ from tapelab.massive.wire import FrameDecoder
 from tapelab.store.journal import Message, Note
 
 MAX_WAITING = 10_000  # books that wait to be told; beyond it the newest of each symbol is kept
-MAX_BEHIND = 5 * clock.SECOND  # how long they wait; likewise
+MAX_BEHIND = 10 * clock.SECOND  # how long they wait; likewise
 WILDCARD = "*"
 STOP_PATIENCE = 5.0  # seconds for a callback that is under way
 
