@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams import message, quote, status, trade
+from tapelab.massive.wire import bulk, compiled
+from tapelab.store import reading, runs
 from tapelab.store.columns import Decoder, Position
-from tapelab.store.journal import Kind, Note
+from tapelab.store.journal import Follower, Kind, Note
+from test_frames import Stream, streams
 from test_journal import Receiver, chunks_of, frames
 
 events = st.lists(
@@ -19,6 +23,21 @@ events = st.lists(
     max_size=12,
 )
 cuts = st.lists(st.integers(0, 3000), max_size=20)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["plain", "compiled"])
+def _way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds before the kernel is ready and after."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "plain":
+            patch.setattr(compiled, "_kernel", None)
+            patch.setattr(bulk, "WARM_AFTER", 2**62)
+        else:
+            assert compiled.wait() is not None, compiled.problem()
+            patch.setattr(bulk, "AT_LEAST", 0)
+            patch.setattr(reading, "WORTH", 0)
+            patch.setattr(runs, "MOST", 3)
+        yield
 
 
 def take_all(decoder: Decoder) -> dict[str, pa.Table]:
@@ -101,3 +120,23 @@ def test_notes_that_were_read_before_are_not_told_again(tmp_path: Path) -> None:
     assert [note.kind for note in later] == [Kind.CLOSED]
     assert len(again.take()["quotes"]) == 1
     assert first.position != Position()
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams(), cuts)
+def test_runs_hold_the_messages_that_are_read_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, stream: Stream, at: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    receiver = Receiver(folder)
+    receiver.open()
+    for chunk in chunks_of(stream.wire, at):
+        receiver.receive(chunk)
+    receiver.close()
+    kernel = compiled.kernel(warm=False)
+    skim = runs.Skim(kernel) if kernel else None
+    one_by_one, together = Follower(folder), Follower(folder)
+    while items := one_by_one.read():
+        assert runs.expand(together.runs(skim)) == items
+        assert together.resume == one_by_one.resume
+    assert [item.payload for item in Follower(folder).read() if not isinstance(item, Note)] == stream.messages

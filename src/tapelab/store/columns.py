@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapelab.massive.wire import BulkDecoder
+from tapelab.massive.wire import BulkDecoder, compiled
 from tapelab.store.journal import Follower, Message, Note
+from tapelab.store.runs import Run, Skim, expand
 
 KINDS = ("quotes", "trades", "bars")
 ENOUGH = 3 * 2**20  # bytes of messages decoded at a time, if so many are there
@@ -46,6 +47,7 @@ class Decoder:
         self._follower = Follower(folder, after=self._from.resume)
         self._caught_up = position is None
         self._wire = BulkDecoder()
+        self._skim: Skim | None = None
 
     @property
     def unknown(self) -> int:
@@ -77,36 +79,42 @@ class Decoder:
 
     def advance(self) -> list[Message | Note]:
         """Read and decode a bounded amount of what is new; gives the messages and notes themselves."""
-        new: list[Message | Note] = []
-        messages: list[Message] = []
+        return expand(self.read())
+
+    def read(self) -> list[Run | Message | Note]:
+        """As `advance`, but gives the messages that stand side by side in a record as one run."""
+        kernel = compiled.kernel(warm=False)
+        if self._skim is None and kernel is not None:
+            self._skim = Skim(kernel)
+        found: list[Run | Message | Note] = []
+        messages: list[Run | Message] = []
         size = 0
-        while size < ENOUGH and (read := self._follower.read()):
+        while size < ENOUGH and (read := self._follower.runs(self._skim)):
             if not self._caught_up:
                 read = [item for item in read if self._is_new(item)]
                 self._caught_up = bool(read)
-            found = [item for item in read if isinstance(item, Message)]
-            size += sum([len(message.payload) for message in found]) + len(read)
-            messages += found
-            new += read
+            new = [item for item in read if not isinstance(item, Note)]
+            size += sum([item.size for item in new]) + len(read)
+            messages += new
+            found += read
             if self._follower.at_end:
                 break
         if messages:
-            self.frames += len(messages)
-            self.gathered += sum([len(message.payload) for message in messages])
-            self._wire.feed(messages)
-        notes = [item for item in new if isinstance(item, Note)] if len(messages) < len(new) else []
+            self.gathered += self._wire.feed(messages)
+            self.frames += sum([item.count for item in messages])
+        notes = [item for item in found if isinstance(item, Note)] if len(messages) < len(found) else []
         before = self.position
         self.position = Position(
             self._follower.resume,
-            messages[-1].arrival if messages else before.arrival,
+            messages[-1].last if messages else before.arrival,
             notes[-1].position if notes else before.note,
         )
-        return new
+        return found
 
-    def _is_new(self, item: Message | Note) -> bool:
+    def _is_new(self, item: Run | Message | Note) -> bool:
         if isinstance(item, Note):
             return item.position > self._from.note
-        return item.arrival > self._from.arrival
+        return item.last > self._from.arrival
 
     def take(self) -> dict[str, pa.Table]:
         """The tables gathered since the last time: `quotes`, `trades`, `bars`."""

@@ -392,7 +392,7 @@ class Dataset:
         try:
             while True:
                 live = stop is not None and decoder.is_live()  # looked at before reading: nothing is missed
-                if items := decoder.advance():
+                if items := decoder.read():
                     yield decoder.take()
                     if stop is None and items[-1].ts_recv > until:
                         return  # it grows faster than it is read

@@ -88,6 +88,15 @@ class FrameWalk:
         """Whether the chunks so far end where a message ends."""
         return not (self._left or self._header or self._fragmented)
 
+    @property
+    def left(self) -> int:
+        """Payload still to come of the frame under way."""
+        return self._left
+
+    def pass_over(self) -> None:
+        """Whole unfragmented messages between the last bytes and the next were walked by somebody else."""
+        self._passing = False
+
     def feed(self, data: Buffer, end: int | None = None, *, start: int = 0) -> Walked:
         """Walk `data[start:end]`, the next bytes of the stream."""
         end = len(data) if end is None else end
@@ -230,10 +239,19 @@ class Assembler:
         """Whether the bytes so far end inside a message."""
         return not self._walk.between_messages
 
-    def feed(self, data: bytes, *, start: int = 0) -> list[tuple[bytes, int]]:
-        """The messages that end in `data`, each with the offset behind its last byte."""
+    @property
+    def rest(self) -> int:
+        """How many bytes are still to come of the frame under way, as far as is known."""
+        return self._walk.left
+
+    def pass_over(self) -> None:
+        """Whole messages between the last bytes and the next were taken by somebody else."""
+        self._walk.pass_over()
+
+    def feed(self, data: bytes, end: int | None = None, *, start: int = 0) -> list[tuple[bytes, int]]:
+        """The messages that end in `data[start:end]`, each with the offset behind its last byte."""
         messages = []
-        for begin, stop, last in self._walk.feed(data, start=start).pieces:
+        for begin, stop, last in self._walk.feed(data, end, start=start).pieces:
             if last and not self._parts:
                 messages.append((data[begin:stop], stop))
             else:

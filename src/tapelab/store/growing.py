@@ -22,6 +22,7 @@ from tapelab.store.columns import KINDS, Decoder, Position
 from tapelab.store.journal import Kind, Message, Note
 from tapelab.store.manifest import Decoded, Heard, Journaled, Lost, Manifest
 from tapelab.store.reading import ARRIVAL_BITS
+from tapelab.store.runs import Run, expand
 from tapelab.store.segments import Lock, is_held, lock_path, numbers, read_header
 
 JOURNAL = "journal"
@@ -188,13 +189,16 @@ class Growing:
 
     def step(self) -> list[Message | Note]:
         """Take in a bounded amount of what is new; gives the messages and notes."""
+        return expand(self._step())
+
+    def _step(self) -> list[Run | Message | Note]:
         with self._guard:
-            items = self._decoder.advance()
+            items = self._decoder.read()
             for item in items:
                 if isinstance(item, Note):
                     self._note(item)
                 else:
-                    self._arrival = item.arrival + self._shift
+                    self._arrival = item.last + self._shift
                 if self._unheard is not None and (not isinstance(item, Note) or item.kind is Kind.SUBS):
                     self._heard_again(item.ts_recv)
             if items and items[-1].ts_recv > self.manifest.ended:
@@ -206,7 +210,7 @@ class Growing:
     def catch_up(self) -> None:
         """Take in all that is there now."""
         until = clock.now()  # it may grow faster than it is read
-        while (items := self.step()) and items[-1].ts_recv < until:
+        while (items := self._step()) and items[-1].ts_recv < until:
             pass
 
     def go_on(self, leader: Path | None) -> None:
@@ -309,7 +313,7 @@ class Growing:
             self._held.close()
 
     def _drain(self) -> None:
-        while self.step():
+        while self._step():
             pass
 
     def _flush(self) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
 
@@ -21,7 +21,11 @@ from tapelab.store.frames import MAX_MESSAGE, NOWHERE, Assembler
 from tapelab.store.records import FINAL, Kind, Record
 from tapelab.store.segments import Hole, RecordReader, is_held, lock_path
 
+if TYPE_CHECKING:  # the receiver, which only journals, needs neither
+    from tapelab.store.runs import Run, Skim
+
 ARRIVAL_BITS = 25
+WORTH = 4 * 2**10  # bytes of a record; fewer are walked in Python as quickly
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -32,6 +36,18 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     arrival: int
     connection: int
     position: int  # sequence of the record in which it ended
+
+    @property
+    def size(self) -> int:
+        return len(self.payload)
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    @property
+    def last(self) -> int:
+        return self.arrival
 
 
 class Note(NamedTuple):
@@ -64,15 +80,19 @@ class Follower:
 
     def read(self) -> list[Message | Note]:
         """What is new; empty when there is nothing. Never waits, and returns a bounded amount."""
+        return cast("list[Message | Note]", self.runs(None))
+
+    def runs(self, skim: Skim | None) -> list[Run | Message | Note]:
+        """As `read`, but the messages that stand side by side in a record as one run, found by `skim`."""
         while True:
             batch = self._reader.read()
-            found: list[Message | Note] = []
+            found: list[Run | Message | Note] = []
             for item in batch:
                 if isinstance(item, Hole):
                     self._hole = self._hole or item
                     self._lose_message()
                 else:
-                    self._take(item, found)
+                    self._take(item, found, skim)
             if found or not batch:
                 return found
 
@@ -88,17 +108,17 @@ class Follower:
     def close(self) -> None:
         self._reader.close()
 
-    def _take(self, record: Record, found: list[Message | Note]) -> None:
+    def _take(self, record: Record, found: list[Run | Message | Note], skim: Skim | None) -> None:
         if self._hole is not None:
             found.append(_lost(self._hole, record))
             self._hole = None
         if record.kind == Kind.DATA:
-            self._data(record, found)
+            self._data(record, found, skim)
         elif isinstance(record.kind, Kind):
             self._note(record, record.kind, found)
 
-    def _data(self, record: Record, found: list[Message | Note]) -> None:
-        start = 0
+    def _data(self, record: Record, found: list[Run | Message | Note], skim: Skim | None) -> None:
+        at, end = 0, len(record.payload)
         if record.connection != self._connection:
             # the opening of this connection is not there: begin at the first whole frame
             self._connection = record.connection
@@ -106,16 +126,28 @@ class Follower:
             if record.first == NOWHERE:
                 self._connection = -1
                 return
-            start = record.first
-        base = (record.sequence << ARRIVAL_BITS) + MAX_MESSAGE
-        for payload, stop in self._assembler.feed(record.payload, start=start):
-            arrival = base + stop - len(payload)
-            found.append(Message(payload, record.ts_recv, arrival, record.connection, record.sequence))
-            self.resume = record.sequence - 1
+            at = record.first
+        if skim is not None and end - at >= WORTH:
+            at = self._messages(record, at, min(at + self._assembler.rest, end), found)
+            if not self._assembler.torn:
+                runs, at = skim(record, at)
+                if runs:
+                    self._assembler.pass_over()
+                    self.resume = record.sequence - 1
+                    found += runs
+        self._messages(record, at, end, found)
         if not self._assembler.torn:
             self.resume = record.sequence
 
-    def _note(self, record: Record, kind: Kind, found: list[Message | Note]) -> None:
+    def _messages(self, record: Record, at: int, end: int, found: list[Run | Message | Note]) -> int:
+        base = base_of(record)
+        for payload, stop in self._assembler.feed(record.payload, end, start=at):
+            arrival = base + stop - len(payload)
+            found.append(Message(payload, record.ts_recv, arrival, record.connection, record.sequence))
+            self.resume = record.sequence - 1
+        return end
+
+    def _note(self, record: Record, kind: Kind, found: list[Run | Message | Note]) -> None:
         if kind is Kind.OPEN:
             self._lose_message()
             self._connection = record.connection
@@ -134,6 +166,11 @@ class Follower:
             self.dropped += 1
         self._connection = -1
         self._assembler = Assembler(resuming=True)
+
+
+def base_of(record: Record) -> int:
+    """The number of an event whose message begins at the record's first byte."""
+    return (record.sequence << ARRIVAL_BITS) + MAX_MESSAGE
 
 
 def _lost(hole: Hole, following: Record) -> Note:

@@ -146,7 +146,7 @@ def _decoded(folder: Path) -> Counter[str]:
     decoder = Decoder(folder)
     rows: Counter[str] = Counter()
     try:
-        while decoder.advance():
+        while decoder.read():
             if decoder.gathered >= DECODED_AT_ONCE:
                 rows.update({kind: len(table) for kind, table in decoder.take().items()})
         rows.update({kind: len(table) for kind, table in decoder.take().items()})

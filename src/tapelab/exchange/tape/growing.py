@@ -86,7 +86,7 @@ class _Recorded:
     def _look(self) -> None:
         until = clock.now()  # it may grow faster than it is read
         grew = self._grown == 0
-        while items := self._decoder.advance():
+        while items := self._decoder.read():
             grew = True
             if items[-1].ts_recv > until:
                 break

@@ -3,9 +3,9 @@
 The only place that knows the vendor's keys, units and number styles.
 """
 
-from tapelab.massive.wire import fields
+from tapelab.massive.wire import compiled, fields
 from tapelab.massive.wire.answers import Answer, decode_error, error_body
-from tapelab.massive.wire.bulk import BulkDecoder
+from tapelab.massive.wire.bulk import BulkDecoder, Run
 from tapelab.massive.wire.fields import PRODUCTS, Product, file_key, parse_key, product_named
 from tapelab.massive.wire.flatfile import iter_flat_file, read_flat_file, write_flat_file
 from tapelab.massive.wire.rest import (
@@ -35,7 +35,9 @@ __all__ = [
     "FrameDecoder",
     "Page",
     "Product",
+    "Run",
     "as_streamed",
+    "compiled",
     "decode_dividends",
     "decode_error",
     "decode_events",

@@ -7,9 +7,11 @@ place in the order, so that rows and counters are those of the plain decoder by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from typing import Protocol as Shape
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,6 +54,29 @@ class Framed(Shape):
     def arrival(self) -> int: ...
 
 
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """Messages side by side in bytes of the stream, as the kernel's `walk` finds them: few objects for many.
+
+    `arrival` is that of a message which would begin at the first byte; the others count on from there.
+    """
+
+    data: bytes
+    begins: Any  # Ints
+    ends: Any
+    ts_recv: int
+    arrival: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the messages."""
+        return int((self.ends - self.begins).sum())
+
+    def each(self) -> Iterator[tuple[bytes, int]]:
+        """Each message, and the number of its first event."""
+        for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True):
+            yield self.data[begin:end], self.arrival + begin
+
+
 class BulkDecoder:
     """What `FrameDecoder` does, for many messages at a time; rows and counters are the same.
 
@@ -68,18 +93,21 @@ class BulkDecoder:
         self._room: _Room | None = None
         self._done: list[dict[str, pa.Table]] = []
 
-    def feed(self, messages: Sequence[Framed]) -> None:
-        """Take messages, in the order in which they came."""
-        size = sum([len(message.payload) for message in messages])
+    def feed(self, items: Sequence[Framed | Run]) -> int:
+        """Take messages, in the order in which they came; gives how many bytes they are."""
+        size = sum([item.size if isinstance(item, Run) else len(item.payload) for item in items])
         self._bytes += size
-        scan = compiled.kernel(warm=self._bytes >= WARM_AFTER) if size >= AT_LEAST else None
-        if scan is None:
-            for message in messages:
-                self.plain.feed(message.payload, ts_recv=message.ts_recv, arrival=message.arrival)
-            return
+        kernel = compiled.kernel(warm=self._bytes >= WARM_AFTER) if size >= AT_LEAST else None
+        if kernel is None:
+            for item in items:
+                for payload, arrival in (
+                    item.each() if isinstance(item, Run) else ((item.payload, item.arrival),)
+                ):
+                    self.plain.feed(payload, ts_recv=item.ts_recv, arrival=arrival)
+            return size
         self._settle()
-        for run in _runs(messages) if size > AT_MOST else (messages,):
-            self._done.append(self._scan(scan, run))
+        self._done += [self._scan(kernel, batch) for batch in _batches(items)]
+        return size
 
     def take(self) -> dict[str, pa.Table]:
         """What has gathered since the last time, as `FrameDecoder.take` gives it."""
@@ -93,40 +121,34 @@ class BulkDecoder:
         if any(self.plain.gathered().values()):
             self._done.append(self.plain.take())
 
-    def _scan(self, scan: compiled.Scan, messages: Sequence[Framed]) -> dict[str, pa.Table]:
-        payloads = [message.payload for message in messages]
-        data = np.frombuffer(bytearray(1).join([*payloads, bytes(LOOK_AHEAD)]), np.uint8)
-        stops = np.cumsum(np.array(list(map(len, payloads)), np.int64) + 1) - 1
-        taken = np.empty(len(payloads), np.bool_)
+    def _scan(self, kernel: compiled.Kernel, batch: _Batch) -> dict[str, pa.Table]:
+        data = np.frombuffer(batch.data, np.uint8)
+        taken = np.empty(len(batch.begins), np.bool_)
         if self._room is None or self._room.plan is not self._plan or self._room.bytes < len(data):
             self._room = _Room(self._plan, max(len(data), AT_MOST))
-        room = self._room
+        room, plan = self._room, self._plan
         room.rows[:] = room.fills[:] = 0
-        plan = self._plan
-        scan(
-            data, stops, plan.keys, plan.channels, plan.follow,
+        kernel.scan(
+            data, batch.begins, batch.ends, plan.keys, plan.channels, plan.follow,
             room.ints, room.reals, room.texts, room.codes, room.rows, room.fills, taken,
         )  # fmt: skip
-        stamps = np.array([message.ts_recv for message in messages], np.int64)
-        arrivals = np.array([message.arrival for message in messages], np.int64)
-        found = {TABLES[c]: room.table(c, n, stamps, arrivals) for n, c in enumerate(CHANNELS)}
+        found = {TABLES[c]: room.table(c, n, batch) for n, c in enumerate(CHANNELS)}
         for number, channel in enumerate(CHANNELS):
             self.plain.unknown_fields.update(room.learned(channel, number))
         self.compiled += int(taken.sum())
         if taken.all():
             return {name: table for name, (table, _) in found.items()}
-        return self._with_plain(found, messages, np.flatnonzero(~taken))
+        return self._with_plain(found, batch, np.flatnonzero(~taken))
 
     def _with_plain(
-        self, found: dict[str, tuple[pa.Table, Ints]], messages: Sequence[Framed], left: Ints
+        self, found: dict[str, tuple[pa.Table, Ints]], batch: _Batch, left: Ints
     ) -> dict[str, pa.Table]:
         """What the kernel took and, at its place, what the plain decoder makes of the messages it left."""
         places: dict[str, list[int]] = {name: [] for name in found}
         known = len(self.plain.unknown_fields)
         before = self.plain.gathered()
         for place in left.tolist():
-            message = messages[place]
-            self.plain.feed(message.payload, ts_recv=message.ts_recv, arrival=message.arrival)
+            batch.feed(self.plain, place)
             now = self.plain.gathered()
             for name, rows in now.items():
                 places[name] += [place] * (rows - before[name])
@@ -148,16 +170,56 @@ class BulkDecoder:
             self._plan = self._plan.with_key(channel, key)
 
 
-def _runs(messages: Sequence[Framed]) -> Iterator[Sequence[Framed]]:
-    """The messages in stretches of at most `AT_MOST` bytes, or of one message."""
-    first = size = 0
-    for n, message in enumerate(messages):
-        size += len(message.payload) + 1
-        if size > AT_MOST and n > first:
-            yield messages[first:n]
-            first, size = n, len(message.payload) + 1
-    if first < len(messages):
-        yield messages[first:]
+class _Batch(NamedTuple):
+    """Messages in one buffer: where each begins and ends, when it came, the number of its first event."""
+
+    data: bytearray
+    begins: Ints
+    ends: Ints
+    stamps: Ints
+    arrivals: Ints
+
+    def feed(self, plain: FrameDecoder, place: int) -> None:
+        payload = bytes(self.data[self.begins[place] : self.ends[place]])
+        plain.feed(payload, ts_recv=int(self.stamps[place]), arrival=int(self.arrivals[place]))
+
+
+def _batches(items: Sequence[Framed | Run]) -> Iterator[_Batch]:
+    """The messages in batches of about `AT_MOST` bytes."""
+    pieces: list[bytes] = []
+    runs: list[tuple[Ints, ...]] = []  # begins, ends, stamps, arrivals of some messages
+    singles: list[tuple[int, int, int, int]] = []  # the same of one
+    at = 0
+
+    def settled() -> None:
+        if singles:
+            runs.append(tuple(np.array(singles, np.int64).T))
+            singles.clear()
+
+    for item in items:
+        data = item.data if isinstance(item, Run) else item.payload
+        if at + len(data) > AT_MOST and pieces:
+            settled()
+            yield _batch(pieces, runs)
+            pieces, runs, at = [], [], 0
+        if isinstance(item, Run):
+            settled()
+            stamps = np.full(len(item.begins), item.ts_recv)
+            runs.append((item.begins + at, item.ends + at, stamps, item.begins + item.arrival))
+        else:
+            singles.append((at, at + len(data), item.ts_recv, item.arrival))
+        pieces.append(data)
+        at += len(data) + 1
+    settled()
+    if pieces:
+        yield _batch(pieces, runs)
+
+
+def _batch(pieces: list[bytes], runs: list[tuple[Ints, ...]]) -> _Batch:
+    """Between the pieces stands a byte that ends every message; inside a run, a frame's first byte does."""
+    return _Batch(
+        bytearray(1).join([*pieces, bytes(LOOK_AHEAD)]), *map(np.concatenate, zip(*runs, strict=True))
+    )
 
 
 class _Room:
@@ -173,7 +235,7 @@ class _Room:
         self.rows: Ints = np.zeros((len(CHANNELS), 2), np.int64)
         self.fills: Ints = np.zeros((plan.ints, 2), np.int64)
 
-    def table(self, channel: Channel, number: int, stamps: Ints, arrivals: Ints) -> tuple[pa.Table, Ints]:
+    def table(self, channel: Channel, number: int, batch: _Batch) -> tuple[pa.Table, Ints]:
         """The rows of a channel, and for each the number of the message it came in."""
         kind, rows = CHANNELS[channel], int(self.rows[number, 0])
         schema = SCHEMAS[kind]
@@ -205,9 +267,9 @@ class _Room:
         if kind == "bars":
             made["session"] = pa.array(dates_of(Market.STOCKS, made["timestamp"].to_numpy()))
         else:
-            made["arrival"] = pa.array(arrivals[message] + self.ints[first + PLACE, :rows])
-            made["ts_recv"] = pa.array(stamps[message])
-        arrays = [made[f.name] if f.name in made else pa.nulls(rows, f.type) for f in schema]
+            made["arrival"] = pa.array(batch.arrivals[message] + self.ints[first + PLACE, :rows])
+            made["ts_recv"] = pa.array(batch.stamps[message])
+        arrays = [made[f.name] if f.name in made else _nulls(f.type, rows) for f in schema]
         return pa.Table.from_arrays(arrays, schema=schema), message
 
     def learned(self, channel: Channel, number: int) -> dict[tuple[Channel, str], int]:
@@ -254,6 +316,15 @@ def _numbers(values: Any, missing: Any, field: Field, type_: pa.DataType) -> pa.
     if field.zero_is_null and (none := values == 0).any():
         missing = none if missing is None else missing | none
     return pa.array(values.astype(str(type_)), type_, mask=missing)
+
+
+def _nulls(type_: pa.DataType, rows: int) -> pa.Array:
+    return _many_nulls(type_, 1 << rows.bit_length()).slice(0, rows)
+
+
+@lru_cache(maxsize=16)  # of few types, and of a size that hardly changes
+def _many_nulls(type_: pa.DataType, rows: int) -> pa.Array:
+    return pa.nulls(rows, type_)
 
 
 def _singles(codes: Ints, missing: Any) -> pa.Array:

@@ -16,41 +16,47 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 PATIENCE = 300.0  # seconds for compiling, on a machine that has much else to do
 LEAVING_PATIENCE = 5.0  # seconds for loading that is under way when the program ends
 MAX_KEPT = 8  # compiled versions that stay in the cache
 NICE = 10  # how far the compiler stands back for everything else
 
-Scan = Callable[..., None]
+
+class Kernel(Protocol):
+    """The two compiled functions: see `kernel`."""
+
+    scan: Callable[..., None]
+    walk: Callable[..., tuple[int, int]]
+
 
 _SOURCES = ("kernel.py", "plan.py")
 _PROBLEM = "problem.txt"
 
 _lock = threading.Lock()
-_scan: Scan | None = None
+_kernel: Kernel | None = None
 _thread: threading.Thread | None = None
 _loading = threading.Event()
 
 
-def kernel(*, warm: bool) -> Scan | None:
+def kernel(*, warm: bool) -> Kernel | None:
     """The kernel if it is ready. `warm`: if it is not, begin to make it ready in the background."""
     global _thread
-    if _scan is None and warm:
+    if _kernel is None and warm:
         with _lock:
             if _thread is None:
                 _thread = threading.Thread(target=_prepare, name="tapelab-compile", daemon=True)
                 _thread.start()
-    return _scan
+    return _kernel
 
 
-def wait(seconds: float = PATIENCE) -> Scan | None:
+def wait(seconds: float = PATIENCE) -> Kernel | None:
     """Make the kernel ready and wait for it, for tests and measurements; None where it cannot be had."""
     kernel(warm=True)
     assert _thread is not None
     _thread.join(seconds)
-    return _scan
+    return _kernel
 
 
 def problem() -> str:
@@ -76,14 +82,14 @@ def build() -> None:
 
 
 def _prepare() -> None:
-    global _scan
+    global _kernel
     try:
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
         _forget_old(folder)
         _compile(folder)
         _loading.set()
-        _scan = _load()
+        _kernel = _load()
     except Exception:  # whatever fails, in a library that is not ours: the plain decoder serves
         return
     finally:
@@ -107,7 +113,7 @@ def _compile(folder: Path) -> None:
     note.unlink(missing_ok=True)
 
 
-def _load() -> Scan:
+def _load() -> Kernel:
     """Import the kernel, with its cache in our folder; that of the user's own functions stays where it is."""
     import numba
 
@@ -115,11 +121,11 @@ def _load() -> Scan:
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_folder())
     try:
-        from tapelab.massive.wire import kernel as compiled
+        from tapelab.massive.wire import kernel as loaded
     finally:
         config.CACHE_DIR = before
-    scan: Scan = compiled.scan
-    return scan
+    found: Kernel = loaded
+    return found
 
 
 def _folder() -> Path:

@@ -8,7 +8,7 @@ an int64 holds exactly, within their bounds) and leaves every other message, who
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from tapelab.massive.wire.plan import (
     CODES,
@@ -49,6 +49,8 @@ _QUOTE, _BACKSLASH, _COMMA, _COLON, _DOT, _MINUS = 34, 92, 44, 58, 46, 45
 _OPEN, _CLOSE, _BEGIN, _END = 123, 125, 91, 93  # { } [ ]
 _ZERO, _NINE = 48, 57
 _PRINTABLE, _ASCII = 32, 127
+
+_FINAL_TEXT, _LENGTH_FOLLOWS = 0x81, 126  # of WebSocket frames, RFC 6455
 
 
 @_inlined
@@ -272,25 +274,24 @@ def _message(data, at, stop, message, plan, channels, follow, ints, reals, texts
 
 
 @njit(
-    "void(u1[::1], i8[::1], i8[:,:,::1], i8[:,::1], i8[:,::1], i8[:,::1], f8[:,::1], u1[:,::1], i2[:,::1],"
-    "i8[:,::1], i8[:,::1], b1[::1])",
+    "void(u1[::1], i8[::1], i8[::1], i8[:,:,::1], i8[:,::1], i8[:,::1], i8[:,::1], f8[:,::1], u1[:,::1],"
+    "i2[:,::1], i8[:,::1], i8[:,::1], b1[::1])",
     cache=True,
     nogil=True,
     **_BARE,
 )
-def scan(data, stops, plan, channels, follow, ints, reals, texts, codes, rows, fills, taken):
+def scan(data, begins, ends, plan, channels, follow, ints, reals, texts, codes, rows, fills, taken):
     """Read every message that is certain.
 
-    `data`: the messages, a zero byte behind each and as many more as the longest look ahead; `stops`: where
-    each ends. `plan`, `channels`, `follow`: see `plan`. `ints`, `reals`: a row for each column, `texts` and
-    `codes`: for each column of strings and lists the bytes and codes of all rows, whose beginnings stand in
-    `ints`. `rows`, `fills`: how many rows each channel has and how full each pool is, now and behind the last
-    message that was taken. `taken`: by message.
+    `data`: the messages from `begins` to `ends`, behind each a byte that no JSON may have there, and zeros as
+    far as the longest look ahead. `plan`, `channels`, `follow`: see `plan`. `ints`, `reals`: a row for each
+    column; `texts`, `codes`: for each column of strings and lists the bytes and codes of all rows, whose
+    beginnings stand in `ints`. `rows`, `fills`: how many rows each channel has and how full each pool is, now
+    and behind the last message that was taken. `taken`: by message.
     """
-    at = 0
-    for message in range(len(stops)):
+    for message in range(len(begins)):
         taken[message] = _message(
-            data, at, stops[message], message, plan, channels, follow,
+            data, begins[message], ends[message], message, plan, channels, follow,
             ints, reals, texts, codes, rows, fills,
         )  # fmt: skip
         for n in range(len(rows)):
@@ -303,4 +304,36 @@ def scan(data, stops, plan, channels, follow, ints, reals, texts, codes, rows, f
                 fills[n, 1] = fills[n, 0]
             else:
                 fills[n, 0] = fills[n, 1]
-        at = stops[message] + 1
+
+
+@njit(
+    types.UniTuple(types.int64, 2)(
+        types.Array(types.uint8, 1, "C", readonly=True), types.int64, types.int64[::1], types.int64[::1]
+    ),
+    cache=True,
+    nogil=True,
+    **_BARE,
+)
+def walk(data, at, begins, ends):
+    """Find whole unfragmented text frames side by side from `at` on; stop at anything else.
+
+    Gives how many there are (at most as `begins` and `ends` have room for) and where the last one ends.
+    """
+    count, stop = 0, len(data)
+    while count < len(begins) and at + 2 <= stop and data[at] == _FINAL_TEXT:
+        length = np.int64(data[at + 1])
+        body = at + 2
+        if length >= _LENGTH_FOLLOWS:
+            bytes_of_length = 2 if length == _LENGTH_FOLLOWS else 8
+            body += bytes_of_length
+            if length > _LENGTH_FOLLOWS + 1 or body > stop:
+                break
+            length = 0
+            for n in range(at + 2, body):
+                length = length << 8 | np.int64(data[n])
+        if length < 0 or length > stop - body:
+            break
+        begins[count] = body
+        ends[count] = at = body + length
+        count += 1
+    return count, at
