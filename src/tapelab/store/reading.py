@@ -11,9 +11,9 @@ meet, whatever the chunks were.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -21,11 +21,12 @@ from tapelab.store.frames import MAX_MESSAGE, NOWHERE, Assembler
 from tapelab.store.records import FINAL, Kind, Record
 from tapelab.store.segments import Hole, RecordReader, is_held, lock_path
 
-if TYPE_CHECKING:  # the receiver, which only journals, needs neither
-    from tapelab.store.runs import Run, Skim
-
 ARRIVAL_BITS = 25
 WORTH = 4 * 2**10  # bytes of a record; fewer are walked in Python as quickly
+
+
+R = TypeVar("R")  # several messages as one object, as `runs` makes them
+Skim = Callable[[Record, int], tuple[list[R], int]]
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -82,11 +83,11 @@ class Follower:
         """What is new; empty when there is nothing. Never waits, and returns a bounded amount."""
         return cast("list[Message | Note]", self.runs(None))
 
-    def runs(self, skim: Skim | None) -> list[Run | Message | Note]:
+    def runs(self, skim: Skim[R] | None) -> list[R | Message | Note]:
         """As `read`, but the messages that stand side by side in a record as one run, found by `skim`."""
         while True:
             batch = self._reader.read()
-            found: list[Run | Message | Note] = []
+            found: list[R | Message | Note] = []
             for item in batch:
                 if isinstance(item, Hole):
                     self._hole = self._hole or item
@@ -108,7 +109,7 @@ class Follower:
     def close(self) -> None:
         self._reader.close()
 
-    def _take(self, record: Record, found: list[Run | Message | Note], skim: Skim | None) -> None:
+    def _take(self, record: Record, found: list[R | Message | Note], skim: Skim[R] | None) -> None:
         if self._hole is not None:
             found.append(_lost(self._hole, record))
             self._hole = None
@@ -117,7 +118,7 @@ class Follower:
         elif isinstance(record.kind, Kind):
             self._note(record, record.kind, found)
 
-    def _data(self, record: Record, found: list[Run | Message | Note], skim: Skim | None) -> None:
+    def _data(self, record: Record, found: list[R | Message | Note], skim: Skim[R] | None) -> None:
         at, end = 0, len(record.payload)
         if record.connection != self._connection:
             # the opening of this connection is not there: begin at the first whole frame
@@ -139,7 +140,7 @@ class Follower:
         if not self._assembler.torn:
             self.resume = record.sequence
 
-    def _messages(self, record: Record, at: int, end: int, found: list[Run | Message | Note]) -> int:
+    def _messages(self, record: Record, at: int, end: int, found: list[R | Message | Note]) -> int:
         base = base_of(record)
         for payload, stop in self._assembler.feed(record.payload, end, start=at):
             arrival = base + stop - len(payload)
@@ -147,7 +148,7 @@ class Follower:
             self.resume = record.sequence - 1
         return end
 
-    def _note(self, record: Record, kind: Kind, found: list[Run | Message | Note]) -> None:
+    def _note(self, record: Record, kind: Kind, found: list[R | Message | Note]) -> None:
         if kind is Kind.OPEN:
             self._lose_message()
             self._connection = record.connection

@@ -267,8 +267,8 @@ class _Room:
         if kind == "bars":
             made["session"] = pa.array(dates_of(Market.STOCKS, made["timestamp"].to_numpy()))
         else:
-            made["arrival"] = pa.array(batch.arrivals[message] + self.ints[first + PLACE, :rows])
-            made["ts_recv"] = pa.array(batch.stamps[message])
+            made["arrival"] = pa.array(batch.arrivals.take(message) + self.ints[first + PLACE, :rows])
+            made["ts_recv"] = pa.array(batch.stamps.take(message))
         arrays = [made[f.name] if f.name in made else _nulls(f.type, rows) for f in schema]
         return pa.Table.from_arrays(arrays, schema=schema), message
 
@@ -330,8 +330,8 @@ def _many_nulls(type_: pa.DataType, rows: int) -> pa.Array:
 def _singles(codes: Ints, missing: Any) -> pa.Array:
     """Lists of one code, or null."""
     if missing is None:
-        missing = np.zeros(len(codes), bool)
-    offsets = np.zeros(len(codes) + 1, np.int32)
-    np.cumsum(~missing, out=offsets[1:])
+        offsets = pa.array(np.arange(len(codes) + 1, dtype=np.int32))
+        return pa.ListArray.from_arrays(offsets, pa.array(codes.astype(np.int16)))
+    offsets = pa.array(np.cumsum(np.append(0, ~missing), dtype=np.int32))
     values = pa.array(codes[~missing].astype(np.int16))
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(missing))
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(missing))
