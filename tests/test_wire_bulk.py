@@ -224,15 +224,16 @@ def test_a_message_larger_than_a_stretch_is_read_whole(monkeypatch: pytest.Monke
     assert (fast.compiled, len(found["quotes"])) == (7, 148)
 
 
-def run(program: str, cache: Path) -> None:
+def run(program: str, home: Path) -> None:
+    """In a process of its own, with a cache of its own; modules in `home` come before the installed ones."""
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "XDG_CACHE_HOME": str(cache), "HOME": str(cache)},
+        env={**os.environ, "XDG_CACHE_HOME": str(home), "HOME": str(home), "PYTHONPATH": str(home)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 FEED = """
@@ -249,11 +250,25 @@ def test_a_few_events_never_pay_for_the_kernel(tmp_path: Path) -> None:
     run(FEED + "assert compiled._thread is None and 'numba' not in sys.modules", tmp_path)
 
 
+PLAIN = """
+bulk.WARM_AFTER = 0
+decoder.feed([message])
+assert compiled.wait() is None
+decoder.feed([message])
+assert (decoder.plain.malformed, decoder.compiled) == (0, 0)
+from tapelab.faces.doctor import _decoder
+finding = _decoder()
+"""
+
+
 def test_without_a_place_for_the_kernel_the_plain_decoder_serves(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    waits = "bulk.WARM_AFTER = 0; decoder.feed([message]); assert compiled.wait() is None;"
-    works = "decoder.feed([message]); assert decoder.plain.malformed == 0 and decoder.compiled == 0"
-    run(FEED + waits + works, tmp_path / "file")
+    run(FEED + PLAIN + "assert 'cannot be written' in finding.detail", tmp_path / "file")
+
+
+def test_where_numba_fails_the_plain_decoder_serves_and_doctor_says_why(tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('numba needs another numpy')")
+    run(FEED + PLAIN + "assert 'numba needs another numpy' in finding.detail", tmp_path)
 
 
 @pytest.mark.judge

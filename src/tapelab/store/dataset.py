@@ -162,7 +162,7 @@ class Dataset:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of a recording: frames, bytes, events of unknown channels, malformed and dropped messages."""
+        """Of a recording: frames, bytes, unknown events and fields, malformed and dropped messages."""
         return dict(self._manifest.counts)
 
     @overload

@@ -233,7 +233,7 @@ class _Room:
         self.texts = np.empty((plan.texts, size), np.uint8)
         self.codes = np.empty((plan.codes, size // 2 + ROOM), np.int16)
         self.rows: Ints = np.zeros((len(CHANNELS), 2), np.int64)
-        self.fills: Ints = np.zeros((plan.ints, 2), np.int64)
+        self.fills: Ints = np.zeros((plan.pooled, 2), np.int64)
 
     def table(self, channel: Channel, number: int, batch: _Batch) -> tuple[pa.Table, Ints]:
         """The rows of a channel, and for each the number of the message it came in."""

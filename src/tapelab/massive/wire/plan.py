@@ -52,7 +52,8 @@ class Plan:
     """The columns of every channel, and the arrays that the kernel reads.
 
     A column's place in its channel is the number of its bit in what a row has `SEEN`; those that fill a pool
-    come first. `follow` is the kernel's own: which key came behind which the last time.
+    come first, and have the first slots (`pooled` of them). `follow` is the kernel's own: which key came
+    behind which the last time.
     """
 
     def __init__(self, learned: Mapping[Channel, tuple[str, ...]] | None = None) -> None:
@@ -60,18 +61,21 @@ class Plan:
         self.columns: dict[Channel, tuple[Column, ...]] = {}
         self.first: dict[Channel, int] = {}
         self.ints = self.reals = self.texts = self.codes = 0
-        for channel in CHANNELS:
+        wanted = {channel: self._wanted(channel) for channel in CHANNELS}
+        heads = {c: [self._place(one) for one in some if one.kind in _POOLED] for c, some in wanted.items()}
+        self.pooled = self.ints
+        for channel, some in wanted.items():
             self.first[channel] = self.ints
             self.ints += len((MESSAGE, PLACE, SEEN))
-            self.columns[channel] = tuple(map(self._place, self._wanted(channel)))
+            rest = [self._place(one) for one in some if one.kind not in _POOLED]
+            self.columns[channel] = (*heads[channel], *rest)
         most = max(map(len, self.columns.values()))
         self.keys: Ints = np.full((len(CHANNELS), most, 6), _NO_KEY, np.int64)
         self.channels: Ints = np.zeros((len(CHANNELS), 4), np.int64)
         self.follow: Ints = np.zeros((len(CHANNELS), most + 1), np.int64)
         for n, (channel, found) in enumerate(self.columns.items()):
             required = sum(1 << bit for bit, column in enumerate(found) if column.required)
-            heads = sum(column.kind in _POOLED for column in found)
-            self.channels[n] = packed(channel), self.first[channel], required, heads
+            self.channels[n] = packed(channel), self.first[channel], required, len(heads[channel])
             for place, c in enumerate(found):
                 self.keys[n, place] = packed(c.key), c.kind, c.slot, c.pool, c.low, c.high
 
@@ -92,8 +96,7 @@ class Plan:
             found.append(Column(key, _kind(channel, field), field, low=low, high=high))
             if field.stream_exact:
                 found.append(Column(field.stream_exact, EXACT, field))
-        found += [Column(key, PASSED) for key in (*NOT_KEPT[channel], *self.learned.get(channel, ()))]
-        return sorted(found, key=lambda column: column.kind not in _POOLED)
+        return found + [Column(key, PASSED) for key in (*NOT_KEPT[channel], *self.learned.get(channel, ()))]
 
     def _place(self, wanted: Column) -> Column:
         slot = pool = 0
