@@ -195,6 +195,24 @@ def test_a_channel_that_the_plan_lacks_is_named(tmp_path: Path) -> None:
             until(lambda: recorder.stats.trades == 1)
 
 
+def test_a_topic_added_later_that_the_plan_lacks_does_not_end_the_recording(tmp_path: Path) -> None:
+    with Vendor(refused=["T"]) as vendor:
+        settings = settings_for(vendor, tmp_path)
+        with WebSocketDataRecorder(["AAPL"], channels=["quotes"], settings=settings) as recorder:
+            recorder._stream.change(more=["T.AAPL"], less=[])  # type: ignore[union-attr]
+            until(lambda: any("T.AAPL" in said["params"] for said in vendor.heard))
+            vendor.tell(message(quote(1)))
+            until(lambda: recorder.stats.events == 1)
+            vendor.cut()
+            vendor.await_subscribers()
+            vendor.tell(message(quote(2)))
+            until(lambda: recorder.stats.events == 2)
+        assert vendor.heard[-1]["params"] == "Q.AAPL"
+    dataset = open_dataset(recorder.save_dataset("without"))
+    assert dataset.provenance["unconfirmed"] == ["T.AAPL"]
+    assert [gap.cause for gap in dataset.gaps] == ["cut"]
+
+
 def test_a_second_connection_elsewhere_ends_the_recording_and_keeps_what_came(
     vendor: Vendor, settings: Settings, tmp_path: Path
 ) -> None:

@@ -120,6 +120,19 @@ def test_a_topic_that_is_never_confirmed_is_noted_as_such(line: Line) -> None:
     assert notes(line)[-1] == (Kind.SUBS, {"topics": [], "unconfirmed": ["Q.AAPL"]})
 
 
+def test_a_topic_refused_to_a_stream_that_runs_is_done_without(line: Line) -> None:
+    line.hear(HELLO)
+    line.link.change(more=["T.AAPL"], less=[])
+    assert not line.link.settled
+    line.hear(frames(both(1), message(status("error", "not authorized")), both(2)))
+    assert line.link.ended is None
+    assert line.link.settled
+    assert line.link.denied == ["T.AAPL"]
+    assert notes(line)[-1] == (Kind.SUBS, {"topics": ["Q.AAPL"], "unconfirmed": ["T.AAPL"]})
+    line.hear(frames(both(3)))
+    assert both(3) in [m.payload for m in journal.messages(line.folder)]
+
+
 def test_of_several_pings_the_newest_is_answered(line: Line) -> None:
     line.hear(HELLO)
     line.said()

@@ -73,6 +73,7 @@ class Link:
         self.times = times
         self.ended: End | None = None
         self.settled = False
+        self.denied: list[str] = []  # topics that were refused while others were streaming
         self.out = bytearray()
         self.heard = self._written = self._pinged = self._begun = clock.monotonic()
         self._behind = 0  # ns spent writing since the socket was last found empty
@@ -80,6 +81,7 @@ class Link:
         self._stop: End | None = None
         self._walk = FrameWalk(newest=True)
         self._ears: Assembler | None = Assembler()  # only while messages are looked at
+        self._streams = False  # whether topics were ever confirmed
         self._joining = False  # they begin at the next frame header
         self._latest = self._partial = b""
         self._buffer = bytearray(CHUNK)
@@ -233,17 +235,17 @@ class Link:
         for message, _ in ears.feed(bytes(self._view[:size]), start=start):
             self.say(self.login.hear(message))
         if self.login.refusal is not None:
-            self._end(_of(self.login.refusal))
+            self._refused(self.login.refusal)
         elif self.login.settled and not self.settled:
             self._settle()
 
     def _settle(self) -> None:
-        self.settled, self._ears = True, None
+        self.settled, self._streams, self._ears = True, True, None
         self._note_topics()
 
     def _note_topics(self) -> None:
         login = self.login
-        self.note(Kind.SUBS, {"topics": login.confirmed, "unconfirmed": login.unconfirmed})
+        self.note(Kind.SUBS, {"topics": login.confirmed, "unconfirmed": login.unconfirmed + self.denied})
 
     def _late(self) -> None:
         if self.login.stage != "streaming":
@@ -251,9 +253,17 @@ class Link:
             return
         self.login.give_up()
         if self.login.refusal is not None:
-            self._end(_of(self.login.refusal))
+            self._refused(self.login.refusal)
         else:
             self._settle()
+
+    def _refused(self, error: TapelabError) -> None:
+        """A refusal ends a connection that begins; a stream that runs goes on without what was added."""
+        if self._streams and "topics" in error.facts:
+            self.denied += self.login.do_without()
+            self._settle()
+        else:
+            self._end(_of(error))
 
     def _remember(self, walked: Walked) -> None:
         """Keep the newest message if it is short: the server may say there why it ends the connection."""

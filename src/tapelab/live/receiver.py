@@ -178,6 +178,9 @@ class Receiver:
         if link.settled:
             self._begun = True
             self._end_loss(self._now())
+            if link.denied and not set(self._topics).isdisjoint(link.denied):
+                self._topics = [topic for topic in self._topics if topic not in link.denied]
+                self._hold()
         if link.ended is not None:
             self._on_end(link, link.ended)
         elif bool(link.out) != self._watching_out:

@@ -214,6 +214,12 @@ class Login:
         if self.refused and self.refusal is None:
             self._refuse_topics()
 
+    def do_without(self) -> list[str]:
+        """Go on without the topics that were refused, or never answered; gives their names."""
+        names = self.unconfirmed
+        self.topics, self.refused, self.refusal = list(self.confirmed), 0, None
+        return names
+
     def subscribe(self, topics: Iterable[str]) -> list[Say]:
         """Ask for more topics on a connection that streams."""
         new = [topic for topic in topics if topic not in self.topics]
