@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -169,6 +172,24 @@ def test_an_export_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UsageError, match="something"):
         made("other").export(tmp_path / "mine")
     assert names(tmp_path / "mine") == ["thesis.txt"]
+
+
+def test_what_a_killed_program_has_left_goes_with_the_next_try(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from tapelab.store import files
+with files.whole_folder(Path(sys.argv[1])) as beside:
+    (beside / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    [left] = tmp_path.glob(".out.*.part")
+    assert (left / "half").exists()
+    assert not (tmp_path / "out").exists()
+    assert "quotes.parquet" in names(made().export(tmp_path / "out"))
+    assert list(tmp_path.glob(".out*")) == []
 
 
 def test_what_has_no_place_is_refused(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_the_bars_beside_a_recording_open_as_ohlcv_with_pandas(vendor: Vendor, s
     assert str(bars["timestamp"].dtype) == "datetime64[ns, UTC]"
     pd.testing.assert_frame_equal(live, recorder.get_dataframe())
     assert recorder.save_dataset("opened", resample_interval="5min").name == "bars_5min.parquet"
+    assert len(pd.read_parquet(recorder.save_dataset("opened", resample_interval="1s"))) == 1
 
 
 def test_a_recording_of_quotes_alone_gives_bars_of_the_mid_price(vendor: Vendor, settings: Settings) -> None:

@@ -85,7 +85,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise taken
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.mkdir(parents=True)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        beside.mkdir()
         yield beside
         sync_folder(beside)
         try:
@@ -97,6 +99,24 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what programs that were killed have left beside `path`."""
+    for entry in path.parent.iterdir():
+        name, _, pid = entry.name.removesuffix(".part").rpartition(".")
+        if name == f".{path.name}" and entry.suffix == ".part" and pid.isdigit() and not _runs(int(pid)):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def sha256(path: Path) -> str:
