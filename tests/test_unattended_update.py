@@ -54,7 +54,9 @@ def test_files_that_came_since_are_brought_and_a_second_call_does_nothing(at_hom
 def test_a_study_of_an_old_month_is_not_brought_up_to_date(at_home: Settings) -> None:
     tl.sync_flat_files(MINUTES, "2026-10-06", "2026-10-07")
     with clock.use(clock.FixedClock(AFTER + 60 * clock.DAY)):
-        assert did(at_home) == []
+        [done] = update(at_home)
+    assert (done.did, done.failed) == ("", "")
+    assert "2026-10-07; `tapelab sync`" in str(done)
     assert Lake(at_home).day_file(MINUTES, LAST) is None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from itertools import pairwise
@@ -31,15 +31,20 @@ TOGETHER = timedelta(days=4)  # days that lie closer, as those around a weekend,
 
 @dataclass(frozen=True)
 class Done:
-    """One chore: what was looked at, what was done (empty: there was nothing to do), what failed."""
+    """One chore: what was looked at, what was done (empty: there was nothing to do), what failed.
+
+    `note` is worth knowing whatever was done.
+    """
 
     chore: str
     what: str
     did: str = ""
     failed: str = ""
+    note: str = ""
 
     def __str__(self) -> str:
-        return f"{self.chore:>11}  {self.what}: {self.failed or self.did or 'nothing to do'}"
+        said = self.failed or self.did or "nothing to do"
+        return f"{self.chore:>11}  {self.what}: {said}" + (f" ({self.note})" if self.note else "")
 
 
 def update(settings: Settings) -> Iterator[Done]:
@@ -48,7 +53,13 @@ def update(settings: Settings) -> Iterator[Done]:
     for path in _recordings(folder_of(settings)):
         yield _done("recording", path.name, partial(_finish, path))
     for product, days in inspection.products(lake).items():
-        yield _done("flat files", product, partial(_sync, product, days))
+        done = _done("flat files", product, partial(_sync, product, days))
+        stale = (
+            ""
+            if _is_kept_up(product, days)
+            else f"its last file is of {days[-1]}; `tapelab sync` brings more"
+        )
+        yield replace(done, note=stale)
     for (symbol, base), days in inspection.provisional(lake).items():
         what = f"{symbol}, {base} bars"
         yield _done("provisional", what, partial(_fetch_again, symbol, base, days))
@@ -100,13 +111,20 @@ def _finish(path: Path) -> str:
 
 def _sync(product: str, days: Sequence[date]) -> str:
     """The files that are here, had again where the vendor replaced them, and those that came since."""
-    today = clock.today(sessions.zone(kind_named(product).market))
     stretches = _stretches(days)
-    if today - days[-1] <= KEPT_UP:
-        stretches[-1] = (stretches[-1][0], today)
+    if _is_kept_up(product, days):
+        stretches[-1] = (stretches[-1][0], _today(product))
     reports = [tl.sync_flat_files(product, first, last) for first, last in stretches]
     brought, again = (sum(len(getattr(r, name)) for r in reports) for name in ("brought", "replaced"))
     return f"{brought} files, of which the vendor had replaced {again}" if brought else ""
+
+
+def _is_kept_up(product: str, days: Sequence[date]) -> bool:
+    return _today(product) - days[-1] <= KEPT_UP
+
+
+def _today(product: str) -> date:
+    return clock.today(sessions.zone(kind_named(product).market))
 
 
 def _stretches(days: Sequence[date]) -> list[tuple[date, date]]:
