@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from streams import Vendor, both, message, settings_for, until
+from streams import Vendor, both, message, quote, settings_for, until
 from tapelab.errors import (
     BadRange,
     Damaged,
@@ -20,6 +20,7 @@ from tapelab.errors import (
     UnknownName,
     UsageError,
 )
+from tapelab.live.connector import get_connector
 from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.market import clock
 from tapelab.market.clock import FixedClock
@@ -214,7 +215,7 @@ def test_a_journal_stays_where_the_columns_are_not_what_it_holds(recorded: Datas
     short = parts.write_segment(recorded.path, 1, "quotes", quotes(1, 2))
     segments = tuple(short if s.kind == "quotes" else s for s in recorded._manifest.segments)
     manifest.next_version(recorded.path, recorded._manifest, segments=segments)
-    with later(31), pytest.raises(Damaged, match="holds 40 quotes, its columns 2"):
+    with later(31), pytest.raises(Damaged, match="holds 40 quotes of AAPL, its columns 2"):
         upkeep.prune(open_dataset(recorded.path))
     assert (recorded.path / "journal").is_dir()
 
@@ -228,6 +229,24 @@ def test_a_journal_that_holds_more_than_the_tables_stays_unless_it_may_go(tmp_pa
         dataset = open_dataset(recorder.save_dataset("odd"))
     with later(31):
         with pytest.raises(UsageError, match="1 events lie in the journal alone"):
+            upkeep.prune(dataset)
+        assert upkeep.prune(dataset, unknown=True)[0].version == 2
+
+
+def test_a_journal_of_more_symbols_than_were_asked_for_stays_unless_it_may_go(tmp_path: Path) -> None:
+    with Vendor() as vendor:
+        settings = settings_for(vendor, tmp_path)
+        connector = get_connector("massive", settings=settings)
+        connector.enable_recording(symbols=["AAPL"])
+        connector.start_stream(["AAPL", "MSFT"], callback=lambda symbol, book: None)
+        vendor.tell(message(quote(1), quote(2, "MSFT"), quote(3)))
+        until(lambda: connector._growing and connector._growing.table("quotes").num_rows == 2)  # type: ignore[attr-defined]
+        path = connector.disable_recording()
+        connector.stop_stream()
+    dataset = open_dataset(path)
+    assert dataset.symbols == ("AAPL",)
+    with later(31):
+        with pytest.raises(UsageError, match="it holds MSFT, which"):
             upkeep.prune(dataset)
         assert upkeep.prune(dataset, unknown=True)[0].version == 2
 

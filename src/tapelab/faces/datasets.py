@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tapelab as tl
-from tapelab.errors import Damaged, TapelabError
+from tapelab.errors import Damaged, TapelabError, UsageError
 from tapelab.faces.panel import doing
 from tapelab.faces.printing import agreed, print_json, print_table
 from tapelab.market import clock
@@ -218,6 +218,8 @@ def prune(chosen: Namespace) -> None:
         try:
             with doing(f"{dataset.name}: every file is checked …"):
                 new, freed = upkeep.prune(dataset, **how)
+        except UsageError as error:  # it is to stay
+            rows.append(_pruned(dataset, 0, error.message))
         except TapelabError as error:
             failed = failed or error
             rows.append(_pruned(dataset, 0, error.message))

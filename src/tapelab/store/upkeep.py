@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tapelab.errors import Damaged, DatasetNotFound, Locked, StoreError, UsageError
 from tapelab.market import clock
 from tapelab.store import files, manifest, parts, room
-from tapelab.store.columns import KINDS, Decoder
+from tapelab.store.columns import Decoder
 from tapelab.store.growing import JOURNAL, lock_of
 from tapelab.store.manifest import Manifest
 from tapelab.store.segments import Hole, Lock, RecordReader, is_held, lock_path, numbers, read_header
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from tapelab.store.dataset import Dataset
 
 KEEP_DAYS = 30.0  # for which raw journals are kept unless something else is said
+_Rows = Counter[tuple[str, str]]  # by kind and symbol
 DECODED_AT_ONCE = 4 * 2**20  # bytes of messages
 
 _IN_JOURNAL = re.compile(r"\d{6}\.tlj(\.zst)?|lock|reserve|\..*\.part|.*\.part")
@@ -102,8 +106,9 @@ def prune(dataset: Dataset, *, days: float = KEEP_DAYS, unknown: bool = False) -
     """Drop the raw journals of a dataset that ended `days` ago: a new version of it, and the bytes freed.
 
     Every file is checked first, and the journals are decoded once more: what they hold has to be in the
-    columns. From then on the dataset cannot be decoded again. `unknown`: even where the journal holds events
-    for which there is no table. Raises `UsageError` where it is to stay, `Damaged` where something is wrong.
+    columns. From then on the dataset cannot be decoded again. `unknown`: even where the journal holds what
+    the columns do not: events that have no table, symbols that nobody asked for. Raises `UsageError` where it
+    is to stay, `Damaged` where something is wrong.
     """
     if why := kept_because(dataset, days=days, unknown=unknown):
         raise UsageError(f"The journal of {dataset.name} stays: {why}.", remedy="Leave it, or prune others.")
@@ -116,7 +121,7 @@ def prune(dataset: Dataset, *, days: float = KEEP_DAYS, unknown: bool = False) -
         new, gone = dataset._manifest, dataset._manifest.journals
         if gone:
             dataset.verify()
-            _compare(path, new)
+            _compare(path, new, unknown=unknown)
         pruned = (*new.pruned, *gone)  # those of an earlier time may be here still, if it was killed
         freed = sum(room.taken_by(path / journaled.folder) for journaled in pruned)
         if gone:
@@ -127,32 +132,46 @@ def prune(dataset: Dataset, *, days: float = KEEP_DAYS, unknown: bool = False) -
     return type(dataset)(path, new), freed
 
 
-def _compare(path: Path, known: Manifest) -> None:
+def _compare(path: Path, known: Manifest, *, unknown: bool) -> None:
     """Decode the journals: the columns have to hold what they hold; merged ones hold each event once."""
-    decoded = sum((_decoded(path / journaled.folder) for journaled in known.journals), Counter[str]())
+    decoded = sum((_decoded(path / journaled.folder) for journaled in known.journals), _Rows())
     merged = "merged" in known.provenance
     laid_by = {journaled.shift for journaled in known.journals}  # others may have been pruned before
-    for kind in KINDS:
-        mine = [s for s in known.segments if s.kind == kind and (merged or s.shift in laid_by)]
-        rows = sum(segment.rows for segment in mine)
-        if rows > decoded[kind] or (rows < decoded[kind] and not merged):
+    held = _Rows()
+    for segment in known.segments:
+        if merged or segment.shift in laid_by:
+            held += _counted(segment.kind, parts.read_segment(path, segment, ["symbol"]))
+    symbols = {symbol for _, symbol in held}
+    for kind, symbol in sorted({*held, *(one for one in decoded if one[1] in symbols)}):
+        here, there = held[kind, symbol], decoded[kind, symbol]
+        if here > there or (here < there and not merged):
             raise Damaged(
-                f"The journal of {path.name} holds {decoded[kind]:,} {kind}, its columns {rows:,}.",
+                f"The journal of {path.name} holds {there:,} {kind} of {symbol}, its columns {here:,}.",
                 remedy="The journal stays. Please report this: one of the two was not written rightly.",
             )
+    if (others := sorted({symbol for _, symbol in decoded} - symbols)) and not unknown:
+        raise UsageError(
+            f"The journal of {path.name} stays: it holds {', '.join(others[:3])}, which nobody asked for.",
+            remedy="Leave it, or say that it may go with what only it holds (--unknown).",
+        )
 
 
-def _decoded(folder: Path) -> Counter[str]:
+def _decoded(folder: Path) -> _Rows:
     decoder = Decoder(folder)
-    rows: Counter[str] = Counter()
+    rows = _Rows()
     try:
-        while decoder.read():
+        while decoder.advance():
             if decoder.gathered >= DECODED_AT_ONCE:
-                rows.update({kind: len(table) for kind, table in decoder.take().items()})
-        rows.update({kind: len(table) for kind, table in decoder.take().items()})
+                rows += sum((_counted(kind, table) for kind, table in decoder.take().items()), _Rows())
+        rows += sum((_counted(kind, table) for kind, table in decoder.take().items()), _Rows())
     finally:
         decoder.close()
     return rows
+
+
+def _counted(kind: str, table: pa.Table) -> _Rows:
+    counts = pc.value_counts(table.column("symbol")).to_pylist()
+    return _Rows({(kind, one["values"]): one["counts"] for one in counts})
 
 
 @contextlib.contextmanager
