@@ -18,19 +18,32 @@ from tapelab.massive.wire.otherfile import flat_file
 
 pytestmark = pytest.mark.judge
 
-NEW_YORK = ZoneInfo("America/New_York")
+ZONES = {"us_options_opra": "America/New_York", "us_indices": "America/Chicago"}  # others: UTC
 SAMPLE = re.compile(r"(?:header-only--)?(?P<prefix>us_(?!stocks)\w+|global_\w+)-(?P<kind>\w+_v1)")
 TIMES = {"window_start", "sip_timestamp", "participant_timestamp", "timestamp"}
 COUNTS = {"ask_exchange", "bid_exchange", "exchange", "sequence_number", "transactions", "correction"}
 TEXTS = {"ticker", "conditions", "id"}
-OURS = {"ticker": "symbol", "window_start": "timestamp"}  # what columns of bars are called here
+# What columns are called in our own schema.
+OURS = {
+    "ticker": "symbol",
+    "window_start": "timestamp",
+    "sip_timestamp": "ts_event",
+    "participant_timestamp": "ts_event",  # of those without a SIP
+    "bid_price": "bid",
+    "ask_price": "ask",
+    "sequence_number": "sequence",
+}
 
 
-def meant(name: str, text: str) -> object:
-    """What a field of a file says."""
+def meant(name: str, text: str, own: bool) -> object:
+    """What a field of a file says; in our own schema, codes are a list and an empty side has no price."""
+    if own and name == "conditions":
+        return papers.codes(text)
     if name in TEXTS:
         return text or None
-    return int(text) if name in TIMES | COUNTS else float(text)
+    if name in TIMES | COUNTS:
+        return int(text)
+    return (float(text) or None) if own and name in ("bid_price", "ask_price") else float(text)
 
 
 def test_every_file_of_another_market_that_was_ever_shown_is_read_value_by_value(shared: Path) -> None:
@@ -41,13 +54,15 @@ def test_every_file_of_another_market_that_was_ever_shown_is_read_value_by_value
         product = f"{found['prefix'].replace('futures_X', 'futures_cme')}/{found['kind']}"
         header, *lines = csv.reader(sample.read_text().splitlines())
         assert tuple(header) == catalogue.kind_named(product).header
-        expected = [{n: meant(n, text) for n, text in zip(header, line, strict=True)} for line in lines]
+        own = catalogue.kind_named(product).product is not None
+        expected = [{n: meant(n, text, own) for n, text in zip(header, line, strict=True)} for line in lines]
         stamps = [int(text) for line in lines for n, text in zip(header, line, strict=True) if n in TIMES]
-        day = datetime.fromtimestamp(min(stamps, default=0) // papers.SECOND, NEW_YORK).date()
+        zone = ZoneInfo(ZONES.get(found["prefix"], "UTC"))
+        day = datetime.fromtimestamp(min(stamps, default=0) // papers.SECOND, zone).date()
         _, blocks = flat_file(sample, product, day=day, notes=Notes())
         rows = [row for block in blocks for row in block.to_pylist()]
-        own = OURS if catalogue.kind_named(product).product else {}
-        told = [{name: row[own.get(name, name)] for name in header} for row in rows]
+        called = OURS if own else {}
+        told = [{name: row[called.get(name, name)] for name in header} for row in rows]
         # A time is a pandas.Timestamp, whose `value` is in nanoseconds.
         assert [{n: getattr(v, "value", v) for n, v in row.items()} for row in told] == expected, sample.name
         seen.add(product)

@@ -145,9 +145,13 @@ def test_what_the_stream_cannot_carry_is_known(
 ) -> None:
     table = wire.read_flat_file(paper.folder / papers.key(product, day), f"us_stocks_sip/{product}", day=day)
     expected = [streamed(RECORDS[product](row), product) for row in paper.rows(product, None, day)]
+    if "ts_recv" in table.column_names:  # nobody received these, but somebody might have
+        column = table.column_names.index("ts_recv")
+        table = table.set_column(column, table.schema.field(column), [list(range(len(table)))])
+    table = table.replace_schema_metadata({"origin": "paper"})
     left = wire.as_streamed(table, channel)
     assert cut(left, expected[0]) == expected
-    assert left.schema.equals(table.schema)
+    assert left.schema.equals(table.schema, check_metadata=True)
     for name in {"arrival", "ts_recv", "session"} & set(table.column_names):
         assert left[name].equals(table[name])
 
