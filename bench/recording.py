@@ -67,18 +67,15 @@ def _to_parquet() -> Row:
         folders = [growing.create(Path(home), "bench", provenance={}) for _ in range(ROUNDS + 1)]
         for one in folders:
             _journal(one.journal, payloads)
-        tables = [table for found in _decoded(folders[0].journal) for table in found.values() if len(table)]
-        whole = [
-            pa.concat_tables([t for t in tables if t.schema == schema])
-            for schema in {id(t.schema): t.schema for t in tables}.values()
-        ]
+        taken = list(_decoded(folders[0].journal))
+        tables = [pa.concat_tables([found[kind] for found in taken]) for kind in ("quotes", "trades")]
         waiting = iter(folders)
 
         def ours() -> None:
             next(waiting).finish()
 
         def peer() -> None:
-            for table in whole:
+            for table in tables:
                 pq.write_table(table, Path(home) / "peer.parquet")
 
         rates = _rates({"tapelab": (EVENTS, ours), "pyarrow writing only": (EVENTS, peer)})
