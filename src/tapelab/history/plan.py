@@ -82,6 +82,12 @@ def plan(
     yet and REST is shut.
     """
     job = _Job(request, coverage, doors, left, now, tuple(references))
+    open_ = [way for way in WAYS if not job.shut(way)]
+    if job.missing and not open_:
+        raise SettingError(
+            f"No route is open: {doors.rest_closed} and {job.shut('flat_file')}.",
+            remedy=f"Set MASSIVE_API_KEY or the flat-file keys. {NO_KEYS}",
+        )
     if references and doors.rest_closed:
         raise SettingError(
             f"Splits and dividends come by REST, and {doors.rest_closed}.",
@@ -89,12 +95,6 @@ def plan(
         )
     if not job.missing:
         return job.from_cache()
-    open_ = [way for way in WAYS if not job.shut(way)]
-    if not open_:
-        raise SettingError(
-            f"No route is open: {doors.rest_closed} and {job.shut('flat_file')}.",
-            remedy=f"Set MASSIVE_API_KEY or the flat-file keys. {NO_KEYS}",
-        )
     wanted, title = job.wanted()
     chosen = job.by(wanted, title) if wanted in open_ else None
     other: Route = "flat_file" if wanted == "rest" else "rest"

@@ -134,8 +134,8 @@ def parse(
     bar = Interval.parse(interval)
     asked = symbols.parse_all(symbols_)
     way = _one_of("method", method, METHODS)
-    part = _one_of("hours", hours, HOURS)
-    adjustment = _one_of("adjust", adjust, ADJUSTMENTS)
+    part = _one_of("kind of hours", hours, HOURS)
+    adjustment = _one_of("adjustment", adjust, ADJUSTMENTS)
     if part == "regular" and bar.text in ("1w", "1mo"):
         raise UsageError(
             f"Regular hours have no {bar} bars.", remedy="Ask for all hours, or for 1d and shorter."
