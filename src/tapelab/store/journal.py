@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +45,6 @@ from tapelab.store.segments import Lock, lock_path, numbers, raw_path
 SEGMENT_BYTES = 64 * 2**20
 SEGMENT_NS = 5 * clock.MINUTE
 SYNC_EVERY = 0.5  # seconds; with the flush itself under the promised second
-LOWEST = 19  # priority of compressing beside receiving
 RESERVE = 64 * 2**10  # bytes kept aside, so that a full disk still has room for the last record
 
 Part = bytes | bytearray | memoryview
@@ -80,7 +78,7 @@ class Writer:
         self._lock = threading.Lock()  # guards what the flushing thread shares
         self._flushing = threading.Lock()
         self._retired: list[_Finished] = []
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="tapelab-seal", initializer=_give_way)
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="tapelab-seal")
         self._failure: OSError | None = None
         self._closing = threading.Event()
         self._ended = False
@@ -315,12 +313,6 @@ class _Finished(NamedTuple):
     fd: int
     path: Path
     places: tuple[Place, ...]
-
-
-def _give_way() -> None:
-    """This thread works only while the others do not need the processor."""
-    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
 
 
 def _write_rest(fd: int, content: bytes, written: int) -> None:
