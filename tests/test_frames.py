@@ -6,7 +6,7 @@ import itertools
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
@@ -91,6 +91,7 @@ def test_controls_boundaries_and_first_headers_are_where_they_are(stream: Stream
     assert seen == stream.controls
 
 
+@settings(max_examples=50)
 @given(streams(), cuts, st.sampled_from([b"", masked_text(b"x"), b"\xc1\x01x", b"\x80\x01x"]))
 def test_the_quick_walk_finds_all_but_the_messages_that_others_follow(
     stream: Stream, at: list[int], broken: bytes

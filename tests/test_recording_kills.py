@@ -139,7 +139,7 @@ def kill(home: Path, seed: int) -> float:
     return kill_the_program(home, chance, both_at_once=seed % 10 < 9)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 7, 9])
+@pytest.mark.parametrize("seed", [0, 1, 7, 9])
 def test_a_kill_at_full_speed_loses_nothing_that_was_acknowledged(tmp_path: Path, seed: int) -> None:
     kill(tmp_path, seed)
 
