@@ -32,6 +32,8 @@ from exchange_clients import (
 )
 from tapelab.exchange import Exchange
 from tapelab.exchange.stream import app as stream
+from tapelab.exchange.stream.speaker import Speaker
+from tapelab.exchange.stream.voice import Voice
 from tapelab.exchange.tape import FlatFileTape, Tape
 from test_exchange_tape import DAY, MINUTE, OPEN
 
@@ -330,6 +332,29 @@ def test_test_symbols_are_left_out_of_wildcards(started: Start, by_hand: Path) -
     named = started(flat_files=by_hand)
     exchange = named
     assert sorted(run(talk("T.*", "T.ZVZZT", count=4))) == ["AAPL", "AAPL", "AAPL", "ZVZZT"]
+
+
+def test_it_is_finished_though_the_last_listener_leaves_with_the_last_event(
+    started: Start, by_hand: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Speaker._send
+
+    def then_gone(self: Speaker, voice: Voice, now: int) -> bool:
+        said = send(self, voice, now)
+        if voice.chunk is not None and voice._cursor == len(voice.chunk):
+            for client in self._clients:
+                client.wanted.clear()
+        return said
+
+    monkeypatch.setattr(Speaker, "_send", then_gone)
+    exchange = started(flat_files=by_hand)
+
+    async def talk() -> list[str]:
+        async with connected(exchange, "T.*", "Q.*") as ws:
+            return [event["sym"] for event in await heard(ws, 6)]
+
+    assert run(talk()) == ["AAPL"] * 6
+    assert exchange.finished.wait(10)
 
 
 def test_events_of_one_nanosecond_keep_their_order(started: Start, by_hand: Path) -> None:

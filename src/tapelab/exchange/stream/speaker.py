@@ -82,7 +82,7 @@ class Speaker:
                 most = CHUNK if self._patient else PACED_CHUNK
                 await voice.prepare(wanted[delay], self._clock.now(), most)
             else:
-                voice.rest()
+                await voice.rest()
         wanted = self._wanted()  # somebody may have come, gone or jumped meanwhile
         if self._voices is not voices:
             return 0
@@ -90,7 +90,8 @@ class Speaker:
         self._move(speaking)
         now = self._clock.now()
         said = [self._send(voice, now) for voice in speaking]
-        if not speaking and (wanted or (not self._patient and now >= self._script.end)):
+        told = bool(voices) and all(voice.over for voice in voices.values())
+        if not speaking and (wanted or (told if self._patient else now >= self._script.end)):
             self._end()
             return None
         if self._script.grows:

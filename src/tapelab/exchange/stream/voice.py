@@ -50,9 +50,11 @@ class Voice:
         """Miss nothing from the moment `at` of the exchange's clock on."""
         self._said, self._resting = at - self.delay, False
 
-    def rest(self) -> None:
-        """Nobody listens."""
+    async def rest(self) -> None:
+        """Nobody listens. If those who did have heard the last of it, it is over."""
         self._resting = True
+        if self._ahead is not None and self.chunk is not None and self._cursor == len(self.chunk):
+            self.over = self.over or await self._ahead is None
 
     async def prepare(self, wanted: Mask, now: int, most: int) -> None:
         """Have the next events encoded, with all that is wanted among them, at `most` so many at a time."""
