@@ -69,11 +69,18 @@ def test_whatever_the_server_says_is_kept_counted_and_costs_no_good_event(
             vendor.tell(both(n))
             vendor.tell_raw(frames(bad))
             malformed, unknown = malformed + broken, unknown + strange
-            until(lambda n=n: recorder.stats.frames >= 2 * n + 2 and recorder.stats.events == 2 * n + 2)
+            counted = malformed + unknown
+            until(
+                lambda n=n, counted=counted: (
+                    recorder.stats.events == 2 * n + 2
+                    and recorder.stats.malformed + recorder.stats.unknown >= counted
+                )
+            )
             assert recorder.stats.error is None, name
             assert (recorder.stats.malformed, recorder.stats.unknown) == (malformed, unknown), name
         vendor.tell(both(len(BAD)))
         until(lambda: recorder.stats.events == 2 * len(BAD) + 2)
+        assert (recorder.stats.malformed, recorder.stats.unknown) == (malformed, unknown)
     assert vendor.connections == 1
     dataset = open_dataset(recorder.save_dataset("bad"))
     assert dataset.gaps == ()
