@@ -31,9 +31,8 @@ from tapelab.market.symbols import Market
 from tapelab.massive import wire
 from tapelab.massive.flatfiles import FlatFiles, Listed
 from tapelab.settings import Settings, use
-from tapelab.store import sheets
-from tapelab.store.arriving import DayFile
-from tapelab.store.lake import Lake
+from tapelab.store.lake import Lake, sheets
+from tapelab.store.lake.arriving import DayFile
 
 PRODUCT = "us_stocks_sip/minute_aggs_v1"
 SYMBOLS = 10_000

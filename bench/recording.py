@@ -60,7 +60,7 @@ def _to_columns(per_frame: int) -> list[Row]:
 
 def _to_parquet() -> Row:
     """The whole way of a recording whose recorder was killed, beside pyarrow writing the same rows."""
-    from tapelab.store import growing
+    from tapelab.store.datasets import growing
 
     payloads = _frames(_events(EVENTS, "QT"), 200)
     with TemporaryDirectory() as home:
@@ -85,9 +85,9 @@ def _to_parquet() -> Row:
 def _bytes_a_quote() -> list[Row]:
     """The quotes of a real day as a recording lays them down, where that day is at hand."""
     from tapelab.massive import wire
-    from tapelab.store import parts
-    from tapelab.store.frames import MAX_MESSAGE
-    from tapelab.store.reading import ARRIVAL_BITS
+    from tapelab.store.datasets import parts
+    from tapelab.store.journal.frames import MAX_MESSAGE
+    from tapelab.store.journal.reading import ARRIVAL_BITS
 
     shared = Path(os.environ.get("TAPELAB_SHARED") or Path(__file__).parents[2] / "shared")
     name = "us_stocks_sip/quotes_v1"
@@ -150,8 +150,8 @@ def _frames(events: list[bytes], per_frame: int) -> list[bytes]:
 
 def _journal(folder: Path, payloads: list[bytes]) -> None:
     """What the receiver writes when these messages arrive, uncompressed as the newest segment is."""
-    from tapelab.store.frames import FrameWalk
     from tapelab.store.journal import FINAL, Kind, Writer
+    from tapelab.store.journal.frames import FrameWalk
 
     walk, stream = FrameWalk(), b"".join(map(_framed, payloads))
     with Writer(folder, bytes(16), segment_bytes=1 << 62, keep=1) as writer:
@@ -175,8 +175,8 @@ def _framed(payload: bytes) -> bytes:
 
 def _decoded(folder: Path) -> Iterator[dict[str, pa.Table]]:
     """A journal as tables, taken as often as a recording takes them."""
-    from tapelab.store.columns import Decoder
-    from tapelab.store.growing import GATHER_BYTES
+    from tapelab.store.datasets.columns import Decoder
+    from tapelab.store.datasets.growing import GATHER_BYTES
 
     decoder = Decoder(folder)
     while decoder.read():

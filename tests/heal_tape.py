@@ -14,9 +14,9 @@ from tapelab.live.lookup import Answer
 from tapelab.market import clock, tables
 from tapelab.massive import wire
 from tapelab.settings import current
-from tapelab.store import manifest, parts
-from tapelab.store.dataset import Dataset, open_dataset
-from tapelab.store.manifest import Heard, Lost, Manifest
+from tapelab.store.datasets import manifest, parts
+from tapelab.store.datasets.dataset import Dataset, open_dataset
+from tapelab.store.datasets.manifest import Heard, Lost, Manifest
 
 T0 = 1_381_327_200 * clock.SECOND  # 2013-10-09 10:00 New York
 SPACE = 2**25  # arrival numbers of one record

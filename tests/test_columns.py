@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from streams import message, quote, status, trade
 from tapelab.massive.wire import bulk, compiled
-from tapelab.store import reading, runs
-from tapelab.store.columns import Decoder, Position
-from tapelab.store.journal import Follower, Kind, Note
+from tapelab.store.datasets.columns import Decoder, Position
+from tapelab.store.journal import Follower, Kind, Note, reading, runs
 from test_frames import Stream, streams
 from test_journal import Receiver, chunks_of, frames
 

@@ -20,8 +20,8 @@ from tapelab.market.clock import FixedClock
 from tapelab.market.events import Bar, Quote, Trade
 from tapelab.massive import wire
 from tapelab.settings import Settings, use
-from tapelab.store import catalogue, manifest, parts
-from tapelab.store.dataset import Dataset, list_datasets, open_dataset
+from tapelab.store.datasets import catalogue, manifest, parts
+from tapelab.store.datasets.dataset import Dataset, list_datasets, open_dataset
 
 T0 = 1_381_327_200 * clock.SECOND  # 2013-10-09 10:00 New York
 

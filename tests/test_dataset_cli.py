@@ -13,9 +13,9 @@ from tapelab.faces.cli import main
 from tapelab.market import clock
 from tapelab.market.clock import FixedClock
 from tapelab.settings import Settings, use
-from tapelab.store import manifest
-from tapelab.store.dataset import Dataset, list_datasets, open_dataset
-from tapelab.store.manifest import Filled, Heard, Lost
+from tapelab.store.datasets import manifest
+from tapelab.store.datasets.dataset import Dataset, list_datasets, open_dataset
+from tapelab.store.datasets.manifest import Filled, Heard, Lost
 from test_dataset import T0, made, quotes
 from test_dataset_export import simulated
 from test_dataset_upkeep import recording as recording

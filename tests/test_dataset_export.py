@@ -22,11 +22,11 @@ from tapelab.exchange.tape.folder import FlatFileTape
 from tapelab.market import clock, tables
 from tapelab.massive import wire
 from tapelab.settings import Settings, use
-from tapelab.store import catalogue, manifest, shaping
-from tapelab.store.arriving import DayFile
-from tapelab.store.dataset import Dataset, open_dataset
+from tapelab.store.datasets import catalogue, manifest, shaping
+from tapelab.store.datasets.dataset import Dataset, open_dataset
+from tapelab.store.datasets.manifest import Lost
 from tapelab.store.lake import Lake
-from tapelab.store.manifest import Lost
+from tapelab.store.lake.arriving import DayFile
 from test_dataset import T0, bars, made, quotes, trades
 
 DAY = date(2013, 10, 9)

@@ -20,9 +20,9 @@ from tapelab.errors import StoreError, UsageError
 from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.market import clock, tables
 from tapelab.settings import Settings, use
-from tapelab.store import catalogue, manifest, merging
-from tapelab.store.dataset import Dataset, list_datasets, open_dataset
-from tapelab.store.manifest import Heard, Lost
+from tapelab.store.datasets import catalogue, manifest, merging
+from tapelab.store.datasets.dataset import Dataset, list_datasets, open_dataset
+from tapelab.store.datasets.manifest import Heard, Lost
 
 T0 = 1_700_000_000 * clock.SECOND
 SAID = {"quotes": ("bid", "conditions"), "trades": ("price", "conditions")}

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tapelab.settings import Settings, use
-from tapelab.store import catalogue
-from tapelab.store.dataset import Dataset
+from tapelab.store.datasets import catalogue
+from tapelab.store.datasets.dataset import Dataset
 from test_dataset import quotes, trades
 
 PAGE = (Path(__file__).parents[1] / "docs" / "recording.md").read_text()

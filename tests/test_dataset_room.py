@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tapelab.market import clock
 from tapelab.market.clock import HOUR, SECOND, FixedClock
-from tapelab.store import room
+from tapelab.store.datasets import room
 
 
 def test_a_steady_recording_fills_the_disk_when_it_says() -> None:

@@ -25,9 +25,9 @@ from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.market import clock
 from tapelab.market.clock import FixedClock
 from tapelab.settings import Settings, use
-from tapelab.store import manifest, parts, upkeep
-from tapelab.store.dataset import Dataset, list_datasets, open_dataset
-from tapelab.store.manifest import Filled, Lost
+from tapelab.store.datasets import manifest, parts, upkeep
+from tapelab.store.datasets.dataset import Dataset, list_datasets, open_dataset
+from tapelab.store.datasets.manifest import Filled, Lost
 from test_dataset import T0, made, quotes, trades
 
 

@@ -25,7 +25,7 @@ from tapelab.exchange import Exchange, serve
 from tapelab.exchange.files import objects
 from tapelab.exchange.tape import DAY_BARS, MINUTE_BARS, PRODUCTS, QUOTES, TRADES
 from tapelab.massive import wire
-from tapelab.store.catalogue import from_tables
+from tapelab.store.datasets.catalogue import from_tables
 from test_exchange_tape import DAY, folder_of
 
 KEY = "us_stocks_sip/trades_v1/2024/04/2024-04-05.csv.gz"

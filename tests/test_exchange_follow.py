@@ -17,7 +17,7 @@ from tapelab.errors import ServeError, UsageError
 from tapelab.exchange import Exchange, serve
 from tapelab.exchange.plans import DELAY
 from tapelab.live.recorder import WebSocketDataRecorder
-from tapelab.store.dataset import Dataset, open_dataset
+from tapelab.store.datasets.dataset import Dataset, open_dataset
 from test_exchange_stream_plans import DEVELOPER, KEYS, logged_in
 from test_exchange_tape import MINUTE
 

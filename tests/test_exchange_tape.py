@@ -31,7 +31,7 @@ from tapelab.market import bars, sessions, tables
 from tapelab.market.symbols import Market
 from tapelab.massive import wire
 from tapelab.settings import Settings, use
-from tapelab.store.catalogue import from_tables
+from tapelab.store.datasets.catalogue import from_tables
 
 DAY = date(2024, 4, 5)
 MINUTE = 60_000_000_000

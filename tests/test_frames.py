@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from tapelab.store.frames import NOWHERE, Assembler, Control, FrameWalk, Violation
+from tapelab.store.journal.frames import NOWHERE, Assembler, Control, FrameWalk, Violation
 
 
 def text(payload: bytes, *, fin: bool = True, opcode: Opcode = Opcode.TEXT) -> bytes:

@@ -33,9 +33,10 @@ from tapelab.live.lookup import Answer
 from tapelab.market import clock, tables
 from tapelab.market.clock import FixedClock
 from tapelab.settings import Settings, use
-from tapelab.store import catalogue, files, manifest
-from tapelab.store.dataset import Dataset, open_dataset
-from tapelab.store.segments import Lock, lock_path
+from tapelab.store import files
+from tapelab.store.datasets import catalogue, manifest
+from tapelab.store.datasets.dataset import Dataset, open_dataset
+from tapelab.store.journal.segments import Lock, lock_path
 
 LIVE = Recorder()
 REPLAY = Recorder(lag=13 * 365 * clock.DAY, speed=60)

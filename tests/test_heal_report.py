@@ -14,7 +14,7 @@ from tapelab.live.completeness import compare
 from tapelab.live.heal import heal_from
 from tapelab.market import clock, tables
 from tapelab.settings import Settings, use
-from tapelab.store import catalogue
+from tapelab.store.datasets import catalogue
 
 TICKS = ("quotes", "trades")
 

@@ -21,7 +21,7 @@ from tapelab.market.clock import HOUR, SECOND, FixedClock
 from tapelab.market.symbols import Market
 from tapelab.massive.flatfiles import Listed
 from tapelab.store.lake import Held
-from tapelab.store.ticks import Kind
+from tapelab.store.lake.ticks import Kind
 
 NOW = 1_718_000_000 * SECOND  # Monday 2024-06-10, 02:13 New York
 FILE = 22_000_000  # bytes of a day's minute file, about

@@ -23,7 +23,7 @@ from tapelab.market import tables
 from tapelab.massive import rest
 from tapelab.settings import Settings, use
 from tapelab.store.lake import Lake
-from tapelab.store.ticks import TickStore, missing
+from tapelab.store.lake.ticks import TickStore, missing
 
 DAY = date(2013, 10, 9)
 MORNING = ("2013-10-09T09:30", "2013-10-09T09:40")

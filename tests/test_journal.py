@@ -16,11 +16,11 @@ from websockets.frames import Frame, Opcode
 
 from tapelab.errors import Damaged, Locked, StoreError, Unwritable
 from tapelab.market import clock
-from tapelab.store import journal, records, sealing
-from tapelab.store.frames import FrameWalk
-from tapelab.store.journal import Follower, Kind, Message, Note, Writer
-from tapelab.store.sealing import open_sealed, seal, sealed_name
-from tapelab.store.segments import is_held, lock_path, numbers, raw_path
+from tapelab.store import journal
+from tapelab.store.journal import Follower, Kind, Message, Note, Writer, record, sealing, writer
+from tapelab.store.journal.frames import FrameWalk
+from tapelab.store.journal.sealing import open_sealed, seal, sealed_name
+from tapelab.store.journal.segments import is_held, lock_path, numbers, raw_path
 
 ID = bytes(range(16))
 T0 = 1_700_000_000 * clock.SECOND
@@ -56,7 +56,7 @@ class Receiver:
             memoryview(chunk), walked, connection=self.connection, ts_recv=T0 + self.now, monotonic=self.now
         )
 
-    def close(self, cause: str = "stopped", flags: int = records.FINAL) -> None:
+    def close(self, cause: str = "stopped", flags: int = record.FINAL) -> None:
         self.note(Kind.CLOSED, flags, cause=cause)
         self.writer.close()
 
@@ -169,10 +169,10 @@ def write(folder: Path, count: int = 6) -> list[bytes]:
 def test_a_tail_torn_at_any_byte_keeps_every_record_before_it(tmp_path: Path) -> None:
     sent = write(tmp_path / "whole", 4)
     whole = raw_path(tmp_path / "whole", 1).read_bytes()
-    starts, at = [], records.FILE_HEADER
+    starts, at = [], record.FILE_HEADER
     while at < len(whole):
         starts.append(at)
-        at = records.scan(whole, at, None, limit=1).at
+        at = record.scan(whole, at, None, limit=1).at
     for cut in range(starts[-3], len(whole)):
         folder = tmp_path / f"cut{cut}"
         folder.mkdir()
@@ -399,7 +399,7 @@ def test_finished_segments_are_sealed_and_still_plain_zstd(tmp_path: Path) -> No
     first = sealed_name(raw_path(tmp_path, 1))
     with zstandard.open(first, "rb") as file:
         plain = file.read()
-    assert records.parse_file_header(plain) is not None
+    assert record.parse_file_header(plain) is not None
     last = list(journal.records(tmp_path))[-1]
     assert [r.sequence for r in journal.records(tmp_path, after=last.sequence - 3)] == [
         last.sequence - 2,
@@ -485,7 +485,7 @@ def test_a_flush_that_fails_ends_the_journal_with_its_cause(
     def broken(fd: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(journal, "flush_data", broken)
+    monkeypatch.setattr(writer, "flush_data", broken)
     with pytest.raises(Unwritable, match="Input/output error"):
         receiver.writer.sync()
     monkeypatch.undo()
@@ -525,8 +525,8 @@ def test_a_newer_journal_is_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path)
     raw = raw_path(tmp_path, 1)
     content = raw.read_bytes()
-    newer = records.FileHeader(records.VERSION + 1, 1, ID, 0, T0, 0)
-    raw.write_bytes(records.pack_file_header(newer) + content[64:])
+    newer = record.FileHeader(record.VERSION + 1, 1, ID, 0, T0, 0)
+    raw.write_bytes(record.pack_file_header(newer) + content[64:])
     with pytest.raises(StoreError, match="newer tapelab"):
         payloads(tmp_path)
 

@@ -24,7 +24,7 @@ from tapelab.market import bars, replay, tables
 from tapelab.market.clock import HOUR, MINUTE, SECOND
 from tapelab.market.events import Bar, Event, Quote, Trade
 from tapelab.massive import wire
-from tapelab.store import catalogue
+from tapelab.store.datasets import catalogue
 
 # Random tapes and a strategy that does anything
 

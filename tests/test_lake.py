@@ -383,8 +383,8 @@ def test_a_month_in_many_slices_and_groups_is_the_same(
     for number, day in enumerate(MONTH):
         keep_day(lake, tmp_path, day, price=float(number), rows=4)
     expected = closes(lake, MONTH)
-    monkeypatch.setattr("tapelab.store.compaction.SLICE", rows_at_a_time)
-    monkeypatch.setattr("tapelab.store.sheets.ROW_GROUP", rows_at_a_time)
+    monkeypatch.setattr("tapelab.store.lake.compaction.SLICE", rows_at_a_time)
+    monkeypatch.setattr("tapelab.store.lake.sheets.ROW_GROUP", rows_at_a_time)
     lake.compact(MINUTES)
     assert closes(lake, MONTH) == expected
     assert closes(lake, MONTH[3:9], ["BApA"]) == [3.0 + n for n in range(3, 9) for _ in range(4)]

@@ -28,8 +28,9 @@ from tapelab.errors import (
 from tapelab.live import stream
 from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.settings import Settings
-from tapelab.store import growing, journal
-from tapelab.store.dataset import list_datasets, open_dataset
+from tapelab.store import journal
+from tapelab.store.datasets import growing
+from tapelab.store.datasets.dataset import list_datasets, open_dataset
 
 
 @pytest.fixture

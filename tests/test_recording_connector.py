@@ -18,7 +18,7 @@ from tapelab.live.connector import MassiveConnector, get_connector, list_connect
 from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.market.events import Quote
 from tapelab.settings import Settings, use
-from tapelab.store.dataset import Dataset, list_datasets, open_dataset
+from tapelab.store.datasets.dataset import Dataset, list_datasets, open_dataset
 
 
 @pytest.fixture

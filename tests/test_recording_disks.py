@@ -23,7 +23,7 @@ from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.live.talk import Config
 from tapelab.market import clock
 from tapelab.store import journal
-from tapelab.store.dataset import open_dataset
+from tapelab.store.datasets.dataset import open_dataset
 from test_recording_kills import BLOCK
 
 BLKIO = Path("/sys/fs/cgroup/blkio")  # version 1: it slows the writes of a synchronous file system

@@ -22,7 +22,7 @@ from tapelab.live.talk import Config
 from tapelab.massive.feed import open_feed
 from tapelab.settings import Settings
 from tapelab.store import journal
-from tapelab.store.dataset import list_datasets, open_dataset
+from tapelab.store.datasets.dataset import list_datasets, open_dataset
 
 PROGRAM = """
 import sys, time

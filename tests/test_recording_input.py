@@ -12,7 +12,7 @@ from streams import Vendor, both, message, quote, settings_for, trade, until
 from tapelab.live import stream
 from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.store import journal
-from tapelab.store.dataset import open_dataset
+from tapelab.store.datasets.dataset import open_dataset
 from test_journal import frames
 
 DEEP = b"[" * 100_000 + b"]" * 100_000

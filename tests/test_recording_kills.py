@@ -22,8 +22,8 @@ from streams import KEY, WAIT, Flood, both, settings_for, until
 from tapelab.live.process import Process
 from tapelab.live.talk import Config
 from tapelab.store import journal
-from tapelab.store.dataset import list_datasets, open_dataset
-from tapelab.store.segments import is_held, lock_path
+from tapelab.store.datasets.dataset import list_datasets, open_dataset
+from tapelab.store.journal.segments import is_held, lock_path
 from test_journal import frames
 
 MESSAGES = 2000

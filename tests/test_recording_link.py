@@ -16,7 +16,7 @@ from tapelab.market.clock import FixedClock
 from tapelab.massive.feed import Login, Opened
 from tapelab.store import journal
 from tapelab.store.journal import Kind, Writer
-from tapelab.store.segments import numbers
+from tapelab.store.journal.segments import numbers
 from test_journal import frames
 
 T0 = 1_700_000_000 * clock.SECOND

@@ -15,8 +15,8 @@ from websockets.sync.client import connect
 from streams import KEY, WAIT, Vendor, both, settings_for, until
 from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.settings import Settings
-from tapelab.store import manifest
-from tapelab.store.dataset import open_dataset
+from tapelab.store.datasets import manifest
+from tapelab.store.datasets.dataset import open_dataset
 
 COUNT = 3000  # messages of a quote and a trade each
 

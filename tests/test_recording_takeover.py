@@ -14,8 +14,8 @@ from streams import Vendor, both, settings_for, until
 from tapelab.live.connector import MassiveConnector
 from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.settings import Settings
-from tapelab.store import growing, manifest
-from tapelab.store.dataset import Dataset, open_dataset
+from tapelab.store.datasets import growing, manifest
+from tapelab.store.datasets.dataset import Dataset, open_dataset
 
 
 @pytest.fixture

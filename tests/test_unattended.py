@@ -26,9 +26,9 @@ from tapelab.live.watch import Watch
 from tapelab.live.webhook import Incidents, Webhook, read_address
 from tapelab.market import clock
 from tapelab.settings import Secret, Settings
-from tapelab.store import growing, manifest
-from tapelab.store.dataset import Dataset, folder_of, list_datasets, open_dataset
-from tapelab.store.segments import Lock, lock_path
+from tapelab.store.datasets import growing, manifest
+from tapelab.store.datasets.dataset import Dataset, folder_of, list_datasets, open_dataset
+from tapelab.store.journal.segments import Lock, lock_path
 from unattended_driver import Fast, Program, Told
 
 DRIVER = Path(__file__).with_name("unattended_driver.py")

@@ -25,7 +25,7 @@ from tapelab.live.schedule import next_session
 from tapelab.live.watch import Watch
 from tapelab.market import clock
 from tapelab.settings import Settings, use
-from tapelab.store.dataset import folder_of
+from tapelab.store.datasets.dataset import folder_of
 from unattended_driver import Fast
 
 

@@ -23,7 +23,7 @@ from tapelab.market import clock, replay, sessions
 from tapelab.market.symbols import Market
 from tapelab.massive import wire
 from tapelab.settings import use
-from tapelab.store.dataset import Dataset, list_datasets
+from tapelab.store.datasets.dataset import Dataset, list_datasets
 from unattended_driver import Program, Told
 
 SYMBOLS = ["ZVZZT", "ZXZZT"]

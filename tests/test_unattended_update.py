@@ -20,8 +20,7 @@ from tapelab.live.schedule import next_session
 from tapelab.live.session import SessionRecorder
 from tapelab.market import clock, tables
 from tapelab.settings import Settings
-from tapelab.store import sheets
-from tapelab.store.lake import DayFile, Lake
+from tapelab.store.lake import DayFile, Lake, sheets
 
 MINUTES = "us_stocks_sip/minute_aggs_v1"
 LAST = date(2026, 10, 9)  # of the simulated market

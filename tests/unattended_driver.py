@@ -23,7 +23,7 @@ from tapelab.live.unattended import Unattended
 from tapelab.live.watch import Watch
 from tapelab.market import clock
 from tapelab.settings import TABLE, Secret, Settings
-from tapelab.store.dataset import folder_of
+from tapelab.store.datasets.dataset import folder_of
 
 
 @dataclass

@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from tapelab.settings import Settings as Settings
     from tapelab.settings import get_api_key as get_api_key
     from tapelab.settings import get_massive_s3_credentials as get_massive_s3_credentials
-    from tapelab.store.dataset import Dataset as Dataset
-    from tapelab.store.dataset import list_datasets as list_datasets
-    from tapelab.store.dataset import open_dataset as open_dataset
+    from tapelab.store.datasets.dataset import Dataset as Dataset
+    from tapelab.store.datasets.dataset import list_datasets as list_datasets
+    from tapelab.store.datasets.dataset import open_dataset as open_dataset
 
 _ROOMS = {
     "Bar": "market.events",
-    "Dataset": "store.dataset",
+    "Dataset": "store.datasets.dataset",
     "FetchPlan": "history",
     "Fill": "lab",
     "Gap": "market.events",
@@ -70,9 +70,9 @@ _ROOMS = {
     "get_massive_s3_credentials": "settings",
     "heal": "live.heal",
     "list_connectors": "live",
-    "list_datasets": "store.dataset",
+    "list_datasets": "store.datasets.dataset",
     "list_symbols": "history",
-    "open_dataset": "store.dataset",
+    "open_dataset": "store.datasets.dataset",
     "paper_trade": "lab",
     "plan_fetch": "history",
     "rules": "lab",

@@ -26,7 +26,7 @@ from tapelab.market.symbols import Market
 
 if TYPE_CHECKING:
     from tapelab.exchange.stream.script import Script
-    from tapelab.store.dataset import Dataset
+    from tapelab.store.datasets.dataset import Dataset
 
 MAX_PORT = 65_535
 WAITING = 128  # connections that the system holds for us
@@ -61,7 +61,7 @@ def tape_of(
 def tape_of_dataset(name: str | Path | Dataset, *, follow: bool = False) -> DatasetTape:
     """The tape of a dataset, given by name, path or itself; `follow`: of a recording that still grows."""
     from tapelab.exchange.tape.growing import GrowingTape
-    from tapelab.store.dataset import open_dataset
+    from tapelab.store.datasets.dataset import open_dataset
 
     kind = GrowingTape if follow else DatasetTape
     if not isinstance(name, str | Path):

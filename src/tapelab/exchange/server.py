@@ -27,7 +27,7 @@ from tapelab.settings import Secret, Settings
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from tapelab.store.dataset import Dataset
+    from tapelab.store.datasets.dataset import Dataset
 
 HOST = "127.0.0.1"
 SEED = 7

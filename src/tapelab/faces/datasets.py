@@ -14,8 +14,8 @@ from tapelab.errors import Damaged, TapelabError, UsageError
 from tapelab.faces.panel import doing
 from tapelab.faces.printing import agreed, print_json, print_table
 from tapelab.market import clock
-from tapelab.store import room, upkeep
-from tapelab.store.shaping import FORMATS
+from tapelab.store.datasets import room, upkeep
+from tapelab.store.datasets.shaping import FORMATS
 
 NAMED = 4  # symbols that a table names; of the rest it says how many
 LISTED = 20  # rows of coverage and of gaps that `show` prints; --json gives all

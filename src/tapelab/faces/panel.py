@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tapelab.market import clock, sessions
-from tapelab.store.room import in_words
+from tapelab.store.datasets.room import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

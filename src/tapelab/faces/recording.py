@@ -17,7 +17,7 @@ from tapelab.live.watch import Watch
 from tapelab.live.webhook import read_address
 from tapelab.market import clock
 from tapelab.settings import Settings
-from tapelab.store.dataset import check_name, folder_of
+from tapelab.store.datasets.dataset import check_name, folder_of
 
 NAME = "session"
 

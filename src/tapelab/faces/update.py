@@ -21,9 +21,10 @@ from tapelab.live.session import parts_of, settle
 from tapelab.market import clock, sessions
 from tapelab.massive.wire.catalogue import kind_named
 from tapelab.settings import Settings, current
-from tapelab.store import inspection, manifest
-from tapelab.store.dataset import folder_of, open_dataset
-from tapelab.store.manifest import Manifest
+from tapelab.store.datasets import manifest
+from tapelab.store.datasets.dataset import folder_of, open_dataset
+from tapelab.store.datasets.manifest import Manifest
+from tapelab.store.lake import inspection
 
 KEPT_UP = timedelta(days=31)  # a product whose last file is older is a study of its time, not kept up to date
 TOGETHER = timedelta(days=4)  # days that lie closer, as those around a weekend, are asked for in one go

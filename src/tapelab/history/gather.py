@@ -23,9 +23,9 @@ from tapelab.market.intervals import Base
 from tapelab.market.sessions import Session
 from tapelab.massive.flatfiles import FlatFiles, Listed
 from tapelab.settings import Settings
-from tapelab.store.arriving import DayFile
 from tapelab.store.lake import Dividends, Lake, Splits
-from tapelab.store.references import LakeWithLists, MarketList
+from tapelab.store.lake.arriving import DayFile
+from tapelab.store.lake.references import LakeWithLists, MarketList
 
 Key = tuple[str, date]
 

@@ -26,7 +26,7 @@ from tapelab.market.sessions import Session
 from tapelab.massive.flatfiles import Listed
 from tapelab.settings import Settings
 from tapelab.store.lake import Held
-from tapelab.store.ticks import About, Kind, Stretch, TickStore, between, missing, rows_in, stretch
+from tapelab.store.lake.ticks import About, Kind, Stretch, TickStore, between, missing, rows_in, stretch
 
 PART_ROWS = 500_000  # ticks that a kill may lose of a long answer
 

@@ -13,8 +13,8 @@ from tapelab.history.fetch import download_flat_file, fetch_data
 from tapelab.history.ticks import fetch_quotes, fetch_trades
 from tapelab.market import clock, sessions
 from tapelab.settings import current
-from tapelab.store.inspection import Broken
 from tapelab.store.lake import Lake
+from tapelab.store.lake.inspection import Broken
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from tapelab.history.overrides import NO_OVERRIDES, Overrides, dividends_file, s
 from tapelab.market import adjust, clock, sessions, tables
 from tapelab.market.adjust import NEAR, Closes, Dividend, Doubt, Payout, Split
 from tapelab.market.sessions import Session
-from tapelab.store import files, sheets
+from tapelab.store import files
+from tapelab.store.lake import sheets
 
 if TYPE_CHECKING:
     from tapelab.history.gather import Gatherer

@@ -15,7 +15,7 @@ from tapelab.market.ranges import Moment, Range
 from tapelab.market.sessions import Session
 from tapelab.market.symbols import Market, Symbol
 from tapelab.massive.wire.catalogue import CATALOGUE, kind_named, product_of
-from tapelab.store.ticks import Kind
+from tapelab.store.lake.ticks import Kind
 
 if TYPE_CHECKING:
     from tapelab.market.bars import Hours

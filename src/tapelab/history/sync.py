@@ -21,8 +21,8 @@ from tapelab.market.ranges import Moment
 from tapelab.massive.flatfiles import FlatFiles, Listed
 from tapelab.massive.wire.catalogue import kind_named
 from tapelab.settings import TABLE, Secret, Settings, current, use
-from tapelab.store.arriving import DayFile
 from tapelab.store.lake import Lake
+from tapelab.store.lake.arriving import DayFile
 
 WORKERS = 8  # files on their way at a time, where no executor is given
 SMALL = 2 << 20  # bytes; of files that are smaller on average

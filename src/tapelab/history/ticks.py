@@ -14,14 +14,14 @@ from tapelab.market.symbols import Symbol, parse_all
 from tapelab.market.tables import Frame
 from tapelab.massive.wire.catalogue import product_of
 from tapelab.settings import current
-from tapelab.store.ticks import Kind
+from tapelab.store.lake.ticks import Kind
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
     import pyarrow as pa
 
-    from tapelab.store.dataset import Dataset
+    from tapelab.store.datasets.dataset import Dataset
 
 Symbols = str | Symbol | Sequence[str]
 
@@ -144,7 +144,7 @@ def dataset_of_ticks(
     Crypto has no quotes and forex no trades. Its `clock` is `"event"`: nobody received these ticks. Raises
     what `fetch_trades` raises, and `UsageError` where the name is taken.
     """
-    from tapelab.store import catalogue
+    from tapelab.store.datasets import catalogue
 
     market = parse_all(symbols)[0].market
     both: tuple[Kind, ...] = ("trades", "quotes")

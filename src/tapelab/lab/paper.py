@@ -15,7 +15,7 @@ from tapelab.lab.result import Result
 from tapelab.lab.strategy import Strategy
 from tapelab.market import clock
 from tapelab.market.events import Event
-from tapelab.store.dataset import Dataset
+from tapelab.store.datasets.dataset import Dataset
 
 ROOM_FOR_OTHERS = 0.001  # seconds that the run leaves to whoever asks for its result
 

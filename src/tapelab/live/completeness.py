@@ -20,9 +20,9 @@ from tapelab.market import clock, sessions, tables
 from tapelab.market.symbols import Market
 from tapelab.massive import wire
 from tapelab.massive.feed import CHANNELS
-from tapelab.store import overlay
-from tapelab.store.dataset import Dataset
-from tapelab.store.parts import stamp_of
+from tapelab.store.datasets import overlay
+from tapelab.store.datasets.dataset import Dataset
+from tapelab.store.datasets.parts import stamp_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,11 +28,12 @@ from tapelab.market.intervals import Interval
 from tapelab.market.symbols import Market
 from tapelab.massive.feed import topics_of
 from tapelab.settings import Settings, current
-from tapelab.store import growing, journal
-from tapelab.store.dataset import Dataset, folder_of, list_datasets, open_dataset
-from tapelab.store.growing import Growing
-from tapelab.store.segments import is_held, lock_path
-from tapelab.store.shaping import bars_of
+from tapelab.store import journal
+from tapelab.store.datasets import growing
+from tapelab.store.datasets.dataset import Dataset, folder_of, list_datasets, open_dataset
+from tapelab.store.datasets.growing import Growing
+from tapelab.store.datasets.shaping import bars_of
+from tapelab.store.journal.segments import is_held, lock_path
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,11 +25,11 @@ from tapelab.market import clock, tables
 from tapelab.market.symbols import Market
 from tapelab.massive.feed import CHANNELS
 from tapelab.settings import current
-from tapelab.store import manifest, overlay, parts
-from tapelab.store.dataset import Dataset, open_dataset
-from tapelab.store.manifest import Filled
-from tapelab.store.overlay import TICKS
-from tapelab.store.segments import Lock, lock_path
+from tapelab.store.datasets import manifest, overlay, parts
+from tapelab.store.datasets.dataset import Dataset, open_dataset
+from tapelab.store.datasets.manifest import Filled
+from tapelab.store.datasets.overlay import TICKS
+from tapelab.store.journal.segments import Lock, lock_path
 
 LATEST = clock.MILLISECOND - 1  # a stamp of the stream may be as much later
 AGREEMENT = 0.5  # of the received rows beside a gap the source must know so many, or it speaks of others

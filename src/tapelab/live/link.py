@@ -14,7 +14,8 @@ from tapelab.errors import TapelabError
 from tapelab.market import clock
 from tapelab.massive import feed
 from tapelab.massive.feed import Login, Opened, Say
-from tapelab.store.frames import (
+from tapelab.store.journal import Kind, Writer
+from tapelab.store.journal.frames import (
     ABNORMAL,
     CLOSE,
     NORMAL,
@@ -25,7 +26,6 @@ from tapelab.store.frames import (
     FrameWalk,
     Walked,
 )
-from tapelab.store.journal import Kind, Writer
 
 CHUNK = 2**20  # bytes taken from the socket before they are appended
 PING_EVERY = 10 * clock.SECOND

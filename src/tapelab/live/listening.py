@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tapelab.market import clock
 from tapelab.massive.feed import CHANNELS
-from tapelab.store import overlay
-from tapelab.store.dataset import Dataset
-from tapelab.store.manifest import Heard, Lost, Manifest
-from tapelab.store.overlay import Around
+from tapelab.store.datasets import overlay
+from tapelab.store.datasets.dataset import Dataset
+from tapelab.store.datasets.manifest import Heard, Lost, Manifest
+from tapelab.store.datasets.overlay import Around
 
 MARGIN = 10 * clock.SECOND  # of the exchange's clock, which is not quite the order in which events come
 CONNECTING = clock.MINUTE  # the most between a gap's end and topics that are confirmed

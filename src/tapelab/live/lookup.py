@@ -18,10 +18,9 @@ from tapelab.market import clock, sessions, tables
 from tapelab.market.sessions import Session
 from tapelab.market.symbols import Market
 from tapelab.settings import Settings, current
-from tapelab.store import sheets
-from tapelab.store.lake import Lake
-from tapelab.store.parts import stamp_of
-from tapelab.store.ticks import stretch
+from tapelab.store.datasets.parts import stamp_of
+from tapelab.store.lake import Lake, sheets
+from tapelab.store.lake.ticks import stretch
 
 PRODUCTS = {
     "quotes": "us_stocks_sip/quotes_v1",

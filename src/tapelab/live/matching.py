@@ -13,7 +13,7 @@ import pyarrow as pa
 from tapelab.errors import StoreError
 from tapelab.massive import wire
 from tapelab.massive.wire.fields import Channel
-from tapelab.store.parts import stamp_of
+from tapelab.store.datasets.parts import stamp_of
 
 Ints = npt.NDArray[np.int64]
 

@@ -38,9 +38,9 @@ from tapelab.live.talk import Command, Config, Ending, Holder
 from tapelab.market import clock
 from tapelab.massive.feed import Login, Opened, open_feed
 from tapelab.store import journal
-from tapelab.store.frames import ABNORMAL, NORMAL
 from tapelab.store.journal import FINAL, Kind, Record, Writer
-from tapelab.store.segments import Lock
+from tapelab.store.journal.frames import ABNORMAL, NORMAL
+from tapelab.store.journal.segments import Lock
 
 TICK = 0.25  # seconds; the longest wait of the loop
 RETRY_FIRST, RETRY_MOST = 0.25, 30.0  # seconds before the next connection

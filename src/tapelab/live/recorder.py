@@ -23,10 +23,11 @@ from tapelab.market.sessions import Session
 from tapelab.market.symbols import Market
 from tapelab.massive.feed import CHANNELS, topics_of
 from tapelab.settings import Settings, current
-from tapelab.store import catalogue, files, growing, manifest, parts
-from tapelab.store.dataset import Dataset, check_name, folder_of, open_dataset
-from tapelab.store.growing import Growing
-from tapelab.store.shaping import bars_of, spelled
+from tapelab.store import files
+from tapelab.store.datasets import catalogue, growing, manifest, parts
+from tapelab.store.datasets.dataset import Dataset, check_name, folder_of, open_dataset
+from tapelab.store.datasets.growing import Growing
+from tapelab.store.datasets.shaping import bars_of, spelled
 
 if TYPE_CHECKING:
     import pandas as pd

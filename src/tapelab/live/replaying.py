@@ -17,9 +17,9 @@ from tapelab.market import tables
 from tapelab.market.events import Bar, Event
 from tapelab.market.intervals import Interval
 from tapelab.settings import Settings, current
-from tapelab.store import catalogue
-from tapelab.store.dataset import Dataset, folder_of, open_dataset
-from tapelab.store.shaping import bars_of, paced
+from tapelab.store.datasets import catalogue
+from tapelab.store.datasets.dataset import Dataset, folder_of, open_dataset
+from tapelab.store.datasets.shaping import bars_of, paced
 
 if TYPE_CHECKING:
     import pandas as pd

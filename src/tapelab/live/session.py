@@ -18,11 +18,12 @@ from tapelab.live.schedule import Slot
 from tapelab.market import clock
 from tapelab.market.intervals import Interval
 from tapelab.settings import Settings
-from tapelab.store import catalogue, files, growing, manifest
-from tapelab.store.dataset import Dataset
-from tapelab.store.growing import Growing
-from tapelab.store.manifest import Lost
-from tapelab.store.segments import Lock
+from tapelab.store import files
+from tapelab.store.datasets import catalogue, growing, manifest
+from tapelab.store.datasets.dataset import Dataset
+from tapelab.store.datasets.growing import Growing
+from tapelab.store.datasets.manifest import Lost
+from tapelab.store.journal.segments import Lock
 
 NOT_RUNNING = "not_running"  # the cause of a gap in which no recorder ran
 MOST_TRADES = 20_000_000  # of a session whose bars are laid beside it; of more they would not fit in memory

@@ -20,9 +20,9 @@ from tapelab.live.process import Process
 from tapelab.live.talk import Command, Config, Ending, Figures
 from tapelab.market import clock
 from tapelab.settings import Settings
-from tapelab.store.growing import JOURNAL, Growing, lock_of
+from tapelab.store.datasets.growing import JOURNAL, Growing, lock_of
 from tapelab.store.journal import SEGMENT_BYTES, Follower, Kind, Message, Note, last_sequence
-from tapelab.store.segments import is_held, lock_path
+from tapelab.store.journal.segments import is_held, lock_path
 
 TICK = 0.05  # seconds; the longest wait of the thread
 LOOK_EVERY = 0.01  # seconds between looks at the journal of another program, which does not tell us of news

@@ -20,7 +20,7 @@ from tapelab.live.watch import State, Watch
 from tapelab.market import clock, sessions
 from tapelab.market.symbols import Market
 from tapelab.settings import Settings, current
-from tapelab.store.dataset import check_name, folder_of
+from tapelab.store.datasets.dataset import check_name, folder_of
 
 if TYPE_CHECKING:
     from tapelab.market.bars import Hours

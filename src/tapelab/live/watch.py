@@ -17,7 +17,7 @@ from tapelab.live.webhook import Incidents, Webhook
 from tapelab.market import clock
 from tapelab.market.clock import SystemClock
 from tapelab.settings import Secret
-from tapelab.store import room
+from tapelab.store.datasets import room
 
 if TYPE_CHECKING:
     from tapelab.live.recorder import WebSocketDataRecorder

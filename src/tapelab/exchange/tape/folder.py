@@ -21,7 +21,7 @@ from tapelab.market import clock
 from tapelab.market.adjust import Split
 from tapelab.market.clock import SECOND
 from tapelab.massive import wire
-from tapelab.store import export
+from tapelab.store.datasets import export
 
 LARGE = 64 << 20  # bytes of a day's packed ticks; beyond this they are sorted on the disk
 LOOK_AGAIN = SECOND  # after this a folder is looked through anew

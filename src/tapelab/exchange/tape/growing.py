@@ -14,13 +14,13 @@ from tapelab.errors import ServeError
 from tapelab.exchange.tape.recorded import DatasetTape, Held
 from tapelab.market import clock, tables
 from tapelab.market.clock import SECOND
-from tapelab.store import manifest, parts
-from tapelab.store.columns import KINDS, Decoder, Position
-from tapelab.store.growing import JOURNAL
-from tapelab.store.segments import is_held, lock_path
+from tapelab.store.datasets import manifest, parts
+from tapelab.store.datasets.columns import KINDS, Decoder, Position
+from tapelab.store.datasets.growing import JOURNAL
+from tapelab.store.journal.segments import is_held, lock_path
 
 if TYPE_CHECKING:
-    from tapelab.store.dataset import Dataset
+    from tapelab.store.datasets.dataset import Dataset
 
 LOOK_AGAIN = SECOND  # after this a journal is looked through anew
 MAX_CHUNKS = 64  # of a table, before they are put together

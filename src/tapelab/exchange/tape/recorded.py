@@ -18,7 +18,7 @@ from tapelab.market import sessions, tables
 from tapelab.market.symbols import Market
 
 if TYPE_CHECKING:
-    from tapelab.store.dataset import Dataset
+    from tapelab.store.datasets.dataset import Dataset
 
 
 @dataclass(frozen=True)

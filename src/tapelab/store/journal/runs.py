@@ -8,8 +8,8 @@ import numpy as np
 
 from tapelab.massive.wire import Run as Side
 from tapelab.massive.wire.compiled import Kernel
-from tapelab.store.reading import Message, Note, base_of
-from tapelab.store.records import Record
+from tapelab.store.journal.reading import Message, Note, base_of
+from tapelab.store.journal.record import Record
 
 MOST = 4096  # messages of one run
 

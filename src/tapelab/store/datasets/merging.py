@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tapelab.market import clock, tables
 from tapelab.massive.wire.fields import CHANNELS
-from tapelab.store.manifest import Heard, Lost
+from tapelab.store.datasets.manifest import Heard, Lost
 
 SPACE = 2**25  # arrival numbers from one event to the next: healing puts events in between
 APART = clock.SECOND  # how far the clocks of two machines may differ before a gap is covered in error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tapelab.store.manifest import Heard, Manifest, Seen
+from tapelab.store.datasets.manifest import Heard, Manifest, Seen
 
 
 @dataclass(frozen=True)

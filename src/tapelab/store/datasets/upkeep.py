@@ -15,14 +15,15 @@ import pyarrow.compute as pc
 
 from tapelab.errors import Damaged, DatasetNotFound, Locked, StoreError, UsageError
 from tapelab.market import clock
-from tapelab.store import files, manifest, parts, room
-from tapelab.store.columns import Decoder
-from tapelab.store.growing import JOURNAL, lock_of
-from tapelab.store.manifest import Manifest
-from tapelab.store.segments import Hole, Lock, RecordReader, is_held, lock_path, numbers, read_header
+from tapelab.store import files
+from tapelab.store.datasets import manifest, parts, room
+from tapelab.store.datasets.columns import Decoder
+from tapelab.store.datasets.growing import JOURNAL, lock_of
+from tapelab.store.datasets.manifest import Manifest
+from tapelab.store.journal.segments import Hole, Lock, RecordReader, is_held, lock_path, numbers, read_header
 
 if TYPE_CHECKING:
-    from tapelab.store.dataset import Dataset
+    from tapelab.store.datasets.dataset import Dataset
 
 KEEP_DAYS = 30.0  # for which raw journals are kept unless something else is said
 _Rows = Counter[tuple[str, str]]  # by kind and symbol

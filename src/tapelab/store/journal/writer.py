@@ -1,10 +1,4 @@
-"""The journal: an append-only record of what arrived, which survives a kill.
-
-`Writer` appends, `recover` puts a journal in order after a kill, `Follower` reads what is there and what
-is added. A journal is a folder of segments (see `records` for their bytes and `sealing` for how finished
-ones are compressed). Two figures say how safe the data is: what is *acknowledged* survives a kill of the
-process, what is *durable* survives a power cut; durable is at most `SYNC_EVERY` behind.
-"""
+"""What appends to a journal: one `writev` a record, and a flush at most a second behind."""
 
 from __future__ import annotations
 
@@ -23,9 +17,8 @@ from isal.isal_zlib import crc32
 
 from tapelab.market import clock
 from tapelab.store.files import NO_ROOM, flush_data, make_folder, sync_folder, unwritable
-from tapelab.store.frames import NOWHERE, Walked
-from tapelab.store.reading import Follower, Message, Note, messages, records
-from tapelab.store.records import (
+from tapelab.store.journal.frames import NOWHERE, Walked
+from tapelab.store.journal.record import (
     FILE_HEADER,
     FINAL,
     MAX_PAYLOAD,
@@ -33,14 +26,13 @@ from tapelab.store.records import (
     VERSION,
     FileHeader,
     Kind,
-    Record,
     pack_file_header,
     pack_header,
     padding,
 )
-from tapelab.store.recovery import Recovery, last_sequence, recover
-from tapelab.store.sealing import BLOCK, Place, seal
-from tapelab.store.segments import Lock, lock_path, numbers, raw_path
+from tapelab.store.journal.recovery import last_sequence
+from tapelab.store.journal.sealing import BLOCK, Place, seal
+from tapelab.store.journal.segments import Lock, lock_path, numbers, raw_path
 
 SEGMENT_BYTES = 64 * 2**20
 SEGMENT_NS = 5 * clock.MINUTE
@@ -319,19 +311,3 @@ def _write_rest(fd: int, content: bytes, written: int) -> None:
     rest = memoryview(content)[written:]
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-__all__ = [
-    "FINAL",
-    "Follower",
-    "Kind",
-    "Message",
-    "Note",
-    "Record",
-    "Recovery",
-    "Writer",
-    "last_sequence",
-    "messages",
-    "records",
-    "recover",
-]

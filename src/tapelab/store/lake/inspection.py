@@ -15,7 +15,7 @@ import msgspec
 
 from tapelab.errors import Damaged
 from tapelab.massive.wire.catalogue import read_key
-from tapelab.store import sheets
+from tapelab.store.lake import sheets
 
 What = Literal["day", "month", "rest", "ticks", "reference", "unknown"]
 

@@ -22,12 +22,13 @@ from tapelab.market import sessions, tables
 from tapelab.market.intervals import Interval
 from tapelab.market.symbols import Market
 from tapelab.massive import wire
-from tapelab.store import files, parts
-from tapelab.store.columns import KINDS
-from tapelab.store.shaping import FORMATS, spelled
+from tapelab.store import files
+from tapelab.store.datasets import parts
+from tapelab.store.datasets.columns import KINDS
+from tapelab.store.datasets.shaping import FORMATS, spelled
 
 if TYPE_CHECKING:
-    from tapelab.store.dataset import Dataset, View
+    from tapelab.store.datasets.dataset import Dataset, View
 
 NOTE = "export.json"
 SIMULATED = "simulated"

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from tapelab.market import tables
 from tapelab.settings import Settings
-from tapelab.store import files, sheets
+from tapelab.store import files
+from tapelab.store.lake import sheets
 
 Kind = Literal["trades", "quotes"]
 

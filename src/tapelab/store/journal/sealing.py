@@ -21,7 +21,7 @@ from isal.isal_zlib import crc32
 
 from tapelab.errors import Damaged
 from tapelab.store.files import sync_folder
-from tapelab.store.records import FILE_HEADER, parse_file_header, scan, walk
+from tapelab.store.journal.record import FILE_HEADER, parse_file_header, scan, walk
 
 BLOCK = 2**20
 LEVEL = 1

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from tapelab.store.files import sync_folder, unwritable
-from tapelab.store.frames import ABNORMAL
-from tapelab.store.records import (
+from tapelab.store.journal.frames import ABNORMAL
+from tapelab.store.journal.record import (
     FILE_HEADER,
     FINAL,
     VERSION,
@@ -23,8 +23,8 @@ from tapelab.store.records import (
     parse_file_header,
     walk,
 )
-from tapelab.store.sealing import open_sealed, seal, sealed_name
-from tapelab.store.segments import Lock, RecordReader, lock_path, numbers, raw_path, read_header
+from tapelab.store.journal.sealing import open_sealed, seal, sealed_name
+from tapelab.store.journal.segments import Lock, RecordReader, lock_path, numbers, raw_path, read_header
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapelab.market import tables
-from tapelab.store import parts
-from tapelab.store.manifest import Manifest, Segment
+from tapelab.store.datasets import parts
+from tapelab.store.datasets.manifest import Manifest, Segment
 
 TICKS = ("quotes", "trades")
 BESIDE = 101  # rows on each side that say where the exchange's clock stood

@@ -11,7 +11,7 @@ from types import TracebackType
 from tapelab.errors import Damaged, Locked, StoreError
 from tapelab.market import clock
 from tapelab.store.files import make_folder, unwritable
-from tapelab.store.records import (
+from tapelab.store.journal.record import (
     FILE_HEADER,
     VERSION,
     FileHeader,
@@ -19,7 +19,7 @@ from tapelab.store.records import (
     parse_file_header,
     walk,
 )
-from tapelab.store.sealing import SEALED, Sealed, open_sealed, salvage, sealed_name
+from tapelab.store.journal.sealing import SEALED, Sealed, open_sealed, salvage, sealed_name
 
 RAW = ".tlj"
 ATTEMPTS, BETWEEN_ATTEMPTS = 3, 0.02  # `is_held` holds a lock for a moment; seconds between attempts

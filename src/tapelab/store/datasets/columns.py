@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from tapelab.massive.wire import BulkDecoder, compiled
 from tapelab.store.journal import Follower, Message, Note
-from tapelab.store.runs import Run, Skim, expand
+from tapelab.store.journal.runs import Run, Skim, expand
 
 KINDS = ("quotes", "trades", "bars")
 ENOUGH = 3 * 2**20  # bytes of messages decoded at a time, if so many are there

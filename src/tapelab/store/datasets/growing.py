@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 
 from tapelab.errors import Locked, UsageError
 from tapelab.market import clock, tables
-from tapelab.store import files, journal, manifest, parts
-from tapelab.store.columns import KINDS, Decoder, Position
+from tapelab.store import files, journal
+from tapelab.store.datasets import manifest, parts
+from tapelab.store.datasets.columns import KINDS, Decoder, Position
+from tapelab.store.datasets.manifest import Decoded, Heard, Journaled, Lost, Manifest
 from tapelab.store.journal import Kind, Message, Note
-from tapelab.store.manifest import Decoded, Heard, Journaled, Lost, Manifest
-from tapelab.store.reading import ARRIVAL_BITS
-from tapelab.store.runs import Run, expand
-from tapelab.store.segments import Lock, is_held, lock_path, numbers, read_header
+from tapelab.store.journal.reading import ARRIVAL_BITS
+from tapelab.store.journal.runs import Run, expand
+from tapelab.store.journal.segments import Lock, is_held, lock_path, numbers, read_header
 
 JOURNAL = "journal"
 FLUSH_ROWS = 500_000

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from tapelab.errors import BadRange, StoreError, UnknownName, UsageError
 from tapelab.market import clock, ranges
 from tapelab.market.ranges import Moment
-from tapelab.store import manifest
-from tapelab.store.manifest import Mark
+from tapelab.store.datasets import manifest
+from tapelab.store.datasets.manifest import Mark
 
 if TYPE_CHECKING:
-    from tapelab.store.dataset import Dataset
+    from tapelab.store.datasets.dataset import Dataset
 
 
 def made(dataset: Dataset, label: str, start: Moment, end: Moment, symbol: str, fitted_on: str) -> Mark:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from isal.isal_zlib import crc32
 
-from tapelab.store.frames import NOWHERE
+from tapelab.store.journal.frames import NOWHERE
 
 VERSION = 1
 MAX_PAYLOAD = 16 * 2**20

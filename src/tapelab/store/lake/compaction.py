@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tapelab.store import sheets
-from tapelab.store.arriving import DayFile
+from tapelab.store.lake import sheets
+from tapelab.store.lake.arriving import DayFile
 
 SLICE = 1_000_000  # rows that are sorted at a time; a month of minute bars is 40 million
 

@@ -19,11 +19,12 @@ from tapelab.errors import NoData, StoreError, UsageError
 from tapelab.market import clock, replay, sessions, tables
 from tapelab.market.symbols import Market, is_test
 from tapelab.settings import Settings, current
-from tapelab.store import files, manifest, merging, overlay, parts
-from tapelab.store.dataset import Dataset, check_name, folder_of
-from tapelab.store.growing import JOURNAL
-from tapelab.store.manifest import Journaled, Lost, Manifest, Segment
-from tapelab.store.reading import ARRIVAL_BITS
+from tapelab.store import files
+from tapelab.store.datasets import manifest, merging, overlay, parts
+from tapelab.store.datasets.dataset import Dataset, check_name, folder_of
+from tapelab.store.datasets.growing import JOURNAL
+from tapelab.store.datasets.manifest import Journaled, Lost, Manifest, Segment
+from tapelab.store.journal.reading import ARRIVAL_BITS
 
 PART_ROWS = 1_000_000
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import msgspec
 
 from tapelab.massive.wire.catalogue import key_of, kind_named
-from tapelab.store import files, sheets
-from tapelab.store.arriving import DayFile
-from tapelab.store.sheets import Stamp
+from tapelab.store import files
+from tapelab.store.lake import sheets
+from tapelab.store.lake.arriving import DayFile
+from tapelab.store.lake.sheets import Stamp
 
 MANIFEST = "manifest.json"
 YEARS_IN_MEMORY = 64

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tapelab.errors import Damaged
 from tapelab.market import tables
 from tapelab.store import files
-from tapelab.store.manifest import Seen, Segment
+from tapelab.store.datasets.manifest import Seen, Segment
 
 # Measured: half the size of pyarrow's defaults, and nearly twice as quick to write.
 _DELTA = ("ts_event", "ts_recv", "arrival", "sequence", "ts_participant", "timestamp")

@@ -29,13 +29,13 @@ from tapelab.market.ranges import Moment
 from tapelab.market.symbols import Market
 from tapelab.market.tables import Frame
 from tapelab.settings import Settings, current
-from tapelab.store import manifest, parts
-from tapelab.store.columns import KINDS, Decoder, Position
-from tapelab.store.coverage import Coverage, coverage_of
-from tapelab.store.growing import JOURNAL, finish_killed, journal_of, peek
-from tapelab.store.manifest import Filled, Manifest, Mark, Segment, Version
-from tapelab.store.overlay import Overlay, begin, tick_parts
-from tapelab.store.shaping import Format, Kind, bar_length, bars_of, paced
+from tapelab.store.datasets import manifest, parts
+from tapelab.store.datasets.columns import KINDS, Decoder, Position
+from tapelab.store.datasets.coverage import Coverage, coverage_of
+from tapelab.store.datasets.growing import JOURNAL, finish_killed, journal_of, peek
+from tapelab.store.datasets.manifest import Filled, Manifest, Mark, Segment, Version
+from tapelab.store.datasets.overlay import Overlay, begin, tick_parts
+from tapelab.store.datasets.shaping import Format, Kind, bar_length, bars_of, paced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ class Dataset:
         `ts_recv`). What they say of their origin is kept. Raises `UsageError` where the name is taken, a
         column is missing, or a time has no zone.
         """
-        from tapelab.store import catalogue
+        from tapelab.store.datasets import catalogue
 
         given = {"quotes": quotes, "trades": trades, "bars": bars}
         return catalogue.from_frames(
@@ -282,7 +282,7 @@ class Dataset:
         Gives the number of files that were checked. Raises `Damaged` that names each one that is missing,
         foreign, or not what was written (`facts["problems"]`).
         """
-        from tapelab.store import upkeep
+        from tapelab.store.datasets import upkeep
 
         found = list(upkeep.check(self))
         problems = [problem for problem in found if problem]
@@ -301,7 +301,7 @@ class Dataset:
 
     def remove(self) -> None:
         """Take the dataset away, every version of it. Raises `Locked` while it is recorded."""
-        from tapelab.store import upkeep
+        from tapelab.store.datasets import upkeep
 
         upkeep.remove(self)
 
@@ -327,7 +327,7 @@ class Dataset:
         `symbol`: of one symbol only. `fitted_on`: which data the label was learned from; whoever tests on
         these must not test on that. Raises `BadRange` where the stretch lies outside the dataset.
         """
-        from tapelab.store import marking
+        from tapelab.store.datasets import marking
 
         return marking.marked(self, [marking.made(self, label, start, end, symbol, fitted_on)])
 
@@ -338,7 +338,7 @@ class Dataset:
         and events are in order of arrival by our clocks. What one of them covers is no gap of the whole.
         Raises `UsageError` where they differ in endpoint, market or clock.
         """
-        from tapelab.store import catalogue
+        from tapelab.store.datasets import catalogue
 
         found = [one if isinstance(one, Dataset) else open_dataset(one) for one in others]
         return catalogue.merge(self, *found, name=name)
@@ -357,7 +357,7 @@ class Dataset:
         vendor's layout. `export.json` beside them says what is lacking. What is simulated says so in every
         name. Raises `UsageError` where something is there already.
         """
-        from tapelab.store import export
+        from tapelab.store.datasets import export
 
         return export.export(self, Path(path).expanduser(), format, interval=interval, view=view)
 

@@ -17,9 +17,9 @@ from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 
-from tapelab.store.frames import MAX_MESSAGE, NOWHERE, Assembler
-from tapelab.store.records import FINAL, Kind, Record
-from tapelab.store.segments import Hole, RecordReader, is_held, lock_path
+from tapelab.store.journal.frames import MAX_MESSAGE, NOWHERE, Assembler
+from tapelab.store.journal.record import FINAL, Kind, Record
+from tapelab.store.journal.segments import Hole, RecordReader, is_held, lock_path
 
 ARRIVAL_BITS = 25
 WORTH = 4 * 2**10  # bytes of a record; fewer are walked in Python as quickly

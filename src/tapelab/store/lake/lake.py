@@ -34,11 +34,12 @@ from tapelab.market.adjust import Dividend, Split
 from tapelab.market.intervals import Base
 from tapelab.massive.wire.catalogue import key_of, kind_named
 from tapelab.settings import Settings
-from tapelab.store import arriving, compaction, files, sheets
-from tapelab.store.arriving import DayFile as DayFile
-from tapelab.store.census import Census
-from tapelab.store.compaction import Month
-from tapelab.store.inspection import Broken, broken_files
+from tapelab.store import files
+from tapelab.store.lake import arriving, compaction, sheets
+from tapelab.store.lake.arriving import DayFile as DayFile
+from tapelab.store.lake.census import Census
+from tapelab.store.lake.compaction import Month
+from tapelab.store.lake.inspection import Broken, broken_files
 
 Origin = Literal["rest", "flat_file"]
 

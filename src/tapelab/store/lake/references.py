@@ -17,8 +17,8 @@ import msgspec
 
 from tapelab.market.adjust import Dividend, Split
 from tapelab.settings import Settings
-from tapelab.store import files, sheets
-from tapelab.store.lake import Dividends, Lake, Splits
+from tapelab.store import files
+from tapelab.store.lake import Dividends, Lake, Splits, sheets
 
 
 class MarketList(msgspec.Struct, frozen=True):

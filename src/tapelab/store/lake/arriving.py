@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from tapelab.massive.wire.catalogue import kind_named
 from tapelab.massive.wire.csvfile import Notes
 from tapelab.massive.wire.otherfile import flat_file
-from tapelab.store import sheets
+from tapelab.store.lake import sheets
 
 LISTED = 20  # rows left out that a note quotes
 AHEAD = 2  # parts that wait to be written

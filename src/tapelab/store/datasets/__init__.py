@@ -1,0 +1,1 @@
+"""Recordings and imported ticks, as versions of immutable segments."""
