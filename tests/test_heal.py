@@ -178,8 +178,19 @@ def test_of_a_whole_market_rest_can_only_be_asked_for_symbols_that_were_seen(rou
     assert_is_the_tape(healing.dataset, tape)
     assert [bool(one.open) for one in healing.filled] == [open_, open_]
     asked = len(tape.asked)
-    assert heal_from(healing.dataset, tape).added == 0
+    assert heal_from(healing.dataset, tape, again=False).added == 0
     assert len(tape.asked) == asked
+
+
+def test_of_a_whole_market_the_days_file_says_later_what_rest_could_not() -> None:
+    tape = Tape(ticks(40))
+    dataset = Recorder(topics=("Q.*", "T.*")).record(tape, [Loss(8, 20)], "day")
+    tape.ticks[10] = Tick(tape.ticks[10].kind, "RARE", tape.ticks[10].at)
+    first = heal_from(dataset, AsNamed(tape.ticks)).dataset
+    assert "RARE" not in first.table("quotes", "healed")["symbol"].to_pylist()
+    tape.route = "flat_file"
+    assert not heal_from(first, tape).open
+    assert_is_the_tape(open_dataset("day"), tape)
 
 
 def test_what_was_filled_before_the_day_was_final_is_asked_for_once_more_when_it_is() -> None:
@@ -217,6 +228,29 @@ def test_a_source_that_does_not_know_what_was_received_is_not_believed() -> None
     assert healing.added == 0
     assert all("0 of" in one.open for one in healing.filled)
     assert "open: the source knows 0 of" in str(healing)
+
+
+def test_what_a_final_answer_leaves_open_is_asked_again_only_by_who_heals_himself() -> None:
+    tape = Tape(ticks(40))
+    other = Tape([Tick(tick.kind, tick.symbol, tick.at + 5 * clock.MILLISECOND) for tick in tape.ticks])
+    other.final = False
+    first = heal_from(LIVE.record(tape, [Loss(8, 20)], "day"), other)
+    assert [(bool(one.open), one.final) for one in first.filled] == [(True, False)] * 2
+    other.final = True
+    last = heal_from(first.dataset, other, again=False)
+    assert [(bool(one.open), one.final) for one in last.filled] == [(True, True)] * 2
+    asked = len(other.asked)
+    assert heal_from(last.dataset, other, again=False).dataset.version == last.dataset.version
+    assert len(other.asked) == asked
+    assert not last.dataset.complete
+    assert_is_the_tape(heal_from(last.dataset, tape).dataset, tape)
+
+
+class AsNamed(Tape):
+    """Knows only the symbols that it is asked for, as REST does."""
+
+    def ask(self, *args: Any, **more: Any) -> Answer:
+        return super().ask(*args, **(more | {"everybody": False}))
 
 
 class Broken(Tape):

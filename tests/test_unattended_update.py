@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import tapelab as tl
+from heal_tape import Loss, Recorder, Tape, Tick
 from streams import Vendor, both, settings_for, until
 from tapelab import settings as settings_module
+from tapelab.budget import Budget
 from tapelab.exchange import Exchange, serve
 from tapelab.faces.cli import main
 from tapelab.faces.update import Done, update
@@ -20,6 +22,7 @@ from tapelab.live.schedule import next_session
 from tapelab.live.session import SessionRecorder
 from tapelab.market import clock, tables
 from tapelab.settings import Settings
+from tapelab.store.datasets import manifest
 from tapelab.store.lake import DayFile, Lake, sheets
 
 MINUTES = "us_stocks_sip/minute_aggs_v1"
@@ -118,6 +121,30 @@ def test_the_recordings_of_a_session_become_one_dataset(tmp_path: Path) -> None:
         [whole] = tl.list_datasets()
         assert len(whole.quotes()) == 20
         assert [done.chore for done in did(used)] == ["gaps"]
+
+
+def test_a_gap_that_the_vendor_has_nothing_for_is_asked_about_once(
+    exchange: Exchange, at_home: Settings
+) -> None:
+    """The vendor knows nothing of these symbols, which is its last word on a day that is long over."""
+    tape = Tape([Tick(("quotes", "trades")[n % 2], "AAA", n * clock.SECOND) for n in range(40)])
+    dataset = Recorder(topics=("Q.AAA", "T.AAA")).record(tape, [Loss(8, 20)], "day")
+    [done] = did(at_home)
+    assert (done.did, done.failed) == ("0 rows filled in, 2 are still open", "")
+    assert not dataset.latest().complete
+    calls = Budget(at_home).left().calls_today
+    assert did(at_home) == []
+    assert Budget(at_home).left().calls_today == calls
+    tl.heal("day")
+    assert Budget(at_home).left().calls_today != calls
+
+
+def test_a_recording_that_cannot_be_healed_yet_is_no_failed_chore(at_home: Settings) -> None:
+    tape = Tape([Tick("quotes", "AAA", n * clock.SECOND) for n in range(40)])
+    dataset = Recorder().record(tape, [Loss(8, 20)], "day")
+    known = dataset._manifest
+    manifest.next_version(dataset.path, known, provenance={**known.provenance, "market": "crypto"})
+    assert did(at_home) == []
 
 
 def test_a_chore_that_fails_is_named_and_the_others_are_done(

@@ -1,8 +1,8 @@
 """`tapelab update`: every day's chores in one call, which may be repeated as often as one likes.
 
 Recordings whose program died are finished; flat files that are new or that the vendor replaced come into the
-lake; what REST gave before its day was final is asked for again; recordings with open gaps are healed. A
-chore that fails does not stop the others.
+lake; what REST gave before its day was final is asked for again; recordings with open gaps are healed, until
+the source has said its last about them. A chore that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from pathlib import Path
 
 import tapelab as tl
 from tapelab.errors import NoData, TapelabError
+from tapelab.live.heal import heal_from
+from tapelab.live.lookup import History
 from tapelab.live.session import parts_of, settle
 from tapelab.market import clock, sessions
+from tapelab.market.symbols import Market
 from tapelab.massive.wire.catalogue import kind_named
 from tapelab.settings import Settings, current
 from tapelab.store.datasets import manifest
-from tapelab.store.datasets.dataset import folder_of, open_dataset
+from tapelab.store.datasets.dataset import Dataset, folder_of, open_dataset
 from tapelab.store.datasets.manifest import Manifest
 from tapelab.store.lake import inspection
 
@@ -145,10 +148,17 @@ def _fetch_again(symbol: str, base: str, days: Sequence[date]) -> str:
 
 def _heal(path: Path) -> str:
     dataset = open_dataset(path)
-    if dataset.growing or not dataset.gaps:
+    if dataset.growing or dataset.market is not Market.STOCKS or not _is_open(dataset):
         return ""
-    healing = tl.heal(dataset)
+    healing = heal_from(dataset, History(), again=False)
     if healing.dataset.version == dataset.version:
         return ""
     left = f", {len(healing.open)} are still open" if healing.open else ""
     return f"{healing.added:,} rows filled in{left}"
+
+
+def _is_open(dataset: Dataset) -> bool:
+    """Whether it has gaps of which the source has not said its last."""
+    asked = {(one.start, one.end) for one in dataset.filled}
+    new = any((gap.start, gap.end) not in asked for gap in dataset.gaps)
+    return new or not all(one.final for one in dataset.filled)

@@ -104,7 +104,7 @@ def heal(dataset: Dataset | str | Path) -> Healing:
     `view="healed"` shows the filled rows, which have no `ts_recv`; `view="received"`, the default, does not.
     Asked for are the channels and symbols that were subscribed, the cache first and within your budgets,
     from the endpoint of the recording alone. Healing again does only what is still open: what nobody could
-    give, and what REST gave before the day was final.
+    give, and what REST gave before the day was final. `tapelab update` does not ask again for what was final.
 
     Raises what kept it from filling anything (`SettingError`, `SourceError`, `BudgetExceeded`), with what is
     open; `UsageError` for another endpoint or market; `StoreError` while the recording grows.
@@ -113,8 +113,8 @@ def heal(dataset: Dataset | str | Path) -> Healing:
     return heal_from(open_dataset(path), History())
 
 
-def heal_from(dataset: Dataset, source: Source) -> Healing:
-    """`heal` from whatever knows what happened."""
+def heal_from(dataset: Dataset, source: Source, *, again: bool = True) -> Healing:
+    """`heal` from whatever knows what happened; `again`: ask also where its last answer was final."""
     if dataset.growing:
         raise StoreError(f"{dataset.name} is still recorded.", remedy="Heal it when it has ended.")
     if dataset.market is not Market.STOCKS:
@@ -127,7 +127,7 @@ def heal_from(dataset: Dataset, source: Source) -> Healing:
             f"{dataset.name} was recorded from {endpoint}; asked now would be {current().endpoint}.",
             remedy="Heal it with the settings that it was recorded with: endpoints never mix.",
         )
-    work = _Work(dataset, source)
+    work = _Work(dataset, source, again)
     for kind in CHANNELS:
         work.fill(kind)
     if work.error is not None and not work.answered:
@@ -141,6 +141,7 @@ class _Work:
 
     dataset: Dataset
     source: Source
+    again: bool
     answered: bool = False
     error: TapelabError | None = None
     rows: dict[tuple[int, int], list[tuple[str, Lacking]]] = field(default_factory=dict)
@@ -172,11 +173,13 @@ class _Work:
             self._leave_open(kind, cluster, why)
 
     def _is_due(self, kind: str, gap: Missed) -> bool:
-        """Whether there is something to do: not what is final, nor what is as final as it can be yet."""
+        """Whether there is something to do: not what is filled and final, nor as final as it can be yet."""
         old = self.filled.get((*gap.key, kind))
         if old is None or gap.window is None:
             return True
-        return not old.final and (bool(old.open) or self.source.final_at(kind, *gap.window) <= clock.now())
+        if old.open:
+            return self.again or not old.final
+        return not old.final and self.source.final_at(kind, *gap.window) <= clock.now()
 
     def _fill(self, kind: str, cluster: Sequence[Missed], calls: int) -> None:
         start, end = hull(cluster)
@@ -196,7 +199,7 @@ class _Work:
         had = tables.concat([received, laid], tables.SCHEMAS[kind])
         found = matching.match(answer.table, had, kind)
         if why := _disagreement(answer, received, found, kind):
-            self._leave_open(kind, cluster, why)
+            self._leave_open(kind, cluster, why, final=answer.final)
             return
         self.answered = True
         lacking = matching.lacking(answer.table, had, found)
@@ -233,10 +236,10 @@ class _Work:
                     self.rows.setdefault(gap.key, []).append((kind, given))
         return counts
 
-    def _leave_open(self, kind: str, cluster: Iterable[Missed], why: str) -> None:
+    def _leave_open(self, kind: str, cluster: Iterable[Missed], why: str, *, final: bool = False) -> None:
         for gap in cluster:
             old = self.filled.get((*gap.key, kind)) or Filled(*gap.key, kind)
-            self.filled[*gap.key, kind] = msgspec.structs.replace(old, at=clock.now(), final=False, open=why)
+            self.filled[*gap.key, kind] = msgspec.structs.replace(old, at=clock.now(), final=final, open=why)
 
     def save(self) -> Healing:
         """Lay the rows down as a new version; where nothing is new there is none."""

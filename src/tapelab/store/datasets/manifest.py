@@ -83,7 +83,8 @@ class Filled(msgspec.Struct, frozen=True):
 
     `start`, `end`: the gap's, our clock; `source`: where the rows came from, `rest` or `flat_file`, empty
     while nobody could say; `rows`: how many were lacking and are in the overlay now; `at`: when. `final`:
-    False while that source may still add something. `open`: what is lacking still, and why.
+    False while that source may still add something. `open`: what is lacking still, and why; with `final` it
+    stays so, unless you ask again.
     """
 
     start: int
