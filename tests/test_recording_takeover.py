@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from streams import Vendor, both, settings_for, until
+from streams import WAIT, Vendor, both, settings_for, until
 from tapelab.live.connector import MassiveConnector
 from tapelab.live.recorder import WebSocketDataRecorder
+from tapelab.market.events import Event
 from tapelab.settings import Settings
 from tapelab.store.datasets import growing, manifest
 from tapelab.store.datasets.dataset import Dataset, open_dataset
@@ -65,6 +68,87 @@ def test_a_follower_listens_itself_when_the_recording_it_follows_ends(
     assert len(arrivals) == 400
     assert dataset.verify() > 2
     assert len(dataset.coverage["AAPL"].listened) == 2
+
+
+@contextmanager
+def followed(recorder: WebSocketDataRecorder) -> Iterator[list[Event]]:
+    """What a replay gives that follows a recording, until that ends, which it has to."""
+    seen: list[Event] = []
+    view = open_dataset(folder_of(recorder))
+    thread = threading.Thread(target=lambda: seen.extend(view.replay(follow=True)), daemon=True)
+    thread.start()
+    yield seen
+    thread.join(WAIT)
+    assert not thread.is_alive()
+
+
+def test_a_replay_goes_on_with_a_follower_that_takes_over_and_ends_with_it(
+    vendor: Vendor, settings: Settings
+) -> None:
+    leader = WebSocketDataRecorder(["AAPL"], settings=settings)
+    leader.start()
+    follower = WebSocketDataRecorder(["AAPL"], settings=settings)
+    follower.start()
+    with followed(follower) as seen:
+        vendor.tell(*map(both, range(10)))
+        until(lambda: len(seen) == 20)
+        leader.stop()
+        until(lambda: vendor.connections == 2)
+        vendor.await_subscribers()
+        vendor.tell(*map(both, range(10, 20)))
+        until(lambda: len(seen) == 40)
+        follower.stop()
+    assert seen == list(open_dataset(follower.save_dataset("followed")).replay())
+
+
+def test_replays_of_all_followers_go_on_whoever_of_them_takes_over(
+    vendor: Vendor, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "FLUSH_ROWS", 4)  # rows are laid down before a replay looks
+    leader = WebSocketDataRecorder(["AAPL"], settings=settings)
+    leader.start()
+    followers = [WebSocketDataRecorder(["AAPL"], settings=settings) for _ in range(2)]
+    for follower in followers:
+        follower.start()
+    with followed(followers[0]) as one, followed(followers[1]) as other:
+        for n, ending in enumerate([leader, *followers]):
+            vendor.tell(*map(both, range(n * 10, n * 10 + 10)))
+            until(lambda n=n: followers[-1].stats.events == (n + 1) * 20)
+            ending.stop()
+            if n < 2:
+                until(lambda n=n: any(f._stream.receiver_pid for f in followers[n:]))  # type: ignore[union-attr]
+                vendor.await_subscribers()
+    for follower, seen in zip(followers, (one, other), strict=True):
+        assert seen == list(open_dataset(follower.save_dataset(f"of-{len(seen)}")).replay())
+    assert len(one) == 40
+    assert len(other) == 60
+
+
+def test_a_replay_of_a_follower_ends_with_it_though_the_recording_goes_on(
+    vendor: Vendor, settings: Settings
+) -> None:
+    with WebSocketDataRecorder(["AAPL"], settings=settings):
+        follower = WebSocketDataRecorder(["AAPL"], settings=settings)
+        follower.start()
+        with followed(follower) as seen:
+            vendor.tell(*map(both, range(10)))
+            until(lambda: len(seen) == follower.stats.events == 20)
+            follower.stop()
+
+
+def test_a_replay_waits_for_a_receiver_that_was_killed(vendor: Vendor, settings: Settings) -> None:
+    recorder = WebSocketDataRecorder(["AAPL"], settings=settings)
+    recorder.start()
+    with followed(recorder) as seen:
+        vendor.tell(*map(both, range(10)))
+        until(lambda: len(seen) == 20)
+        assert recorder._stream is not None
+        os.kill(recorder._stream.receiver_pid or 0, signal.SIGKILL)
+        until(lambda: vendor.connections == 2)
+        vendor.await_subscribers()
+        vendor.tell(*map(both, range(10, 20)))
+        until(lambda: len(seen) == 40)
+        recorder.stop()
 
 
 def test_of_several_followers_one_listens_and_the_others_follow_it(

@@ -12,7 +12,6 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from functools import partial
@@ -29,10 +28,10 @@ from tapelab.market.ranges import Moment
 from tapelab.market.symbols import Market
 from tapelab.market.tables import Frame
 from tapelab.settings import Settings, current
-from tapelab.store.datasets import manifest, parts
-from tapelab.store.datasets.columns import KINDS, Decoder, Position
+from tapelab.store.datasets import following, manifest, parts
+from tapelab.store.datasets.columns import KINDS
 from tapelab.store.datasets.coverage import Coverage, coverage_of
-from tapelab.store.datasets.growing import JOURNAL, finish_killed, journal_of, peek
+from tapelab.store.datasets.growing import finish_killed, peek
 from tapelab.store.datasets.manifest import Filled, Manifest, Mark, Segment, Version
 from tapelab.store.datasets.overlay import Overlay, begin, tick_parts
 from tapelab.store.datasets.shaping import Format, Kind, bar_length, bars_of, paced
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 FOLDER = "datasets"
-FOLLOW_EVERY = 0.02  # seconds between two looks at a recording that grows
 View = Literal["received", "healed"]
 VIEWS: tuple[View, ...] = ("received", "healed")
 
@@ -240,7 +238,7 @@ class Dataset:
         laid = (*self._manifest.segments, *overlay)
         found = [parts.read_segment(self.path, s) for s in laid if s.kind == kind]
         if self.growing:
-            found += [batch[kind] for batch in self._undecoded()]
+            found += [batch[kind] for batch in following.so_far(self.path, self._manifest)]
         table = tables.concat(found, tables.SCHEMAS[kind])
         if kind == "bars":
             table = parts.newest_bars(table)
@@ -297,7 +295,7 @@ class Dataset:
 
     def latest(self) -> Dataset:
         """The dataset as it is now: its newest version, and what a recording under way has gained."""
-        return open_dataset(self.path if self.path.exists() else self._renamed())
+        return open_dataset(following.found_again(self.path, self._manifest))
 
     def remove(self) -> None:
         """Take the dataset away, every version of it. Raises `Locked` while it is recorded."""
@@ -373,51 +371,13 @@ class Dataset:
             yield from replay.bars(bars, bar_length(self.provenance))
             return
         filled = Overlay(self.path, overlay)
-        for part, following in itertools.zip_longest(ticks, ticks[1:]):
+        for part, behind in itertools.zip_longest(ticks, ticks[1:]):
             read = {kind: parts.read_segment(self.path, segment) for kind, segment in part.items()}
-            yield from replay.events(**filled.among(read, before=begin(following) if following else None))
+            yield from replay.events(**filled.among(read, before=begin(behind) if behind else None))
         if self.growing:
-            for batch in self._undecoded(stop if follow else None):
-                yield from replay.events(quotes=batch["quotes"], trades=batch["trades"])
-
-    def _undecoded(self, stop: threading.Event | None = None) -> Iterator[dict[str, pa.Table]]:
-        """What a recording under way has beyond its segments, a bounded amount at a time.
-
-        With `stop` it goes on with what is added, until the recording ends or `stop` is set.
-        """
-        done = self._manifest.decoded
-        source = journal_of(self.path, self._manifest)
-        decoder = Decoder(source, Position(done.resume, done.arrival, done.note, done.shift))
-        until = clock.now()
-        try:
-            while True:
-                live = stop is not None and decoder.is_live()  # looked at before reading: nothing is missed
-                if items := decoder.read():
-                    yield decoder.take()
-                    if stop is None and items[-1].ts_recv > until:
-                        return  # it grows faster than it is read
-                elif stop is None or decoder.final or stop.is_set():
-                    return
-                elif live:
-                    stop.wait(FOLLOW_EVERY)
-                elif self.path.exists():
-                    return
-                else:
-                    position = replace(decoder.position, shift=done.shift)
-                    decoder.close()
-                    decoder = Decoder(self._renamed() / JOURNAL, position)
-        finally:
-            decoder.close()
-
-    def _renamed(self) -> Path:
-        """Where the recording lies since it was saved under its name."""
-        for path in self.path.parent.iterdir():
-            if manifest.versions(path) and manifest.load(path).id == self._manifest.id:
-                return path
-        raise StoreError(
-            f"{self.name} was removed while it was followed.",
-            remedy="Save or append it when those that follow it have ended.",
-        )
+            path, known = self.path, self._manifest
+            for batch in following.to_come(path, known, stop) if follow else following.so_far(path, known):
+                yield from replay.events(quotes=batch.get("quotes"), trades=batch.get("trades"))
 
 
 def folder_of(settings: Settings) -> Path:
