@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from streams import Vendor, both, firehose, message, quote, settings_for, trade, until
+from streams import Vendor, both, firehose, message, quote, settings_for, status, trade, until
 from tapelab.errors import (
     Locked,
     NoData,
@@ -27,10 +27,14 @@ from tapelab.errors import (
 )
 from tapelab.live import stream
 from tapelab.live.recorder import WebSocketDataRecorder
+from tapelab.live.schedule import next_session
+from tapelab.live.session import SessionRecorder
+from tapelab.market import clock
 from tapelab.settings import Settings
 from tapelab.store import journal
 from tapelab.store.datasets import growing
 from tapelab.store.datasets.dataset import list_datasets, open_dataset
+from test_journal import Receiver, frames
 
 
 @pytest.fixture
@@ -267,12 +271,56 @@ def test_missing_keys_and_wrong_questions_are_refused_before_anything_is_sent(
     assert vendor.connections == 0
 
 
-def test_an_empty_recording_cannot_be_saved_and_says_why(vendor: Vendor, settings: Settings) -> None:
-    recorder = WebSocketDataRecorder(["AAPL"], settings=settings)
-    with recorder, pytest.raises(RecordingError, match="still running"):
-        recorder.save_dataset("x")
-    with pytest.raises(NoData, match="Nothing was received"):
-        recorder.save_dataset("x")
+def test_an_empty_recording_cannot_be_saved_says_why_and_leaves_nothing(
+    vendor: Vendor, settings: Settings
+) -> None:
+    recorders = [WebSocketDataRecorder(["AAPL"], settings=settings) for _ in range(2)]
+    with recorders[0], recorders[1]:  # the second follows the first
+        with pytest.raises(RecordingError, match="still running"):
+            recorders[0].save_dataset("x")
+        recorders[1].stop()
+    for recorder in recorders:
+        with pytest.raises(NoData, match="Nothing was received"):
+            recorder.save_dataset("x")
+        assert recorder.stats.state == "stopped"
+    assert not list((settings.root / "datasets").iterdir())
+
+
+def test_of_a_recording_without_events_stays_what_it_lost_and_what_has_no_table(
+    vendor: Vendor, settings: Settings
+) -> None:
+    with WebSocketDataRecorder(["AAPL"], settings=settings) as recorder:
+        vendor.cut()
+        until(lambda: recorder.stats.gaps == 1)
+    assert [gap.cause for gap in open_dataset(recorder.stats.dataset, settings=settings).gaps] == ["cut"]
+    with WebSocketDataRecorder(["AAPL"], settings=settings) as recorder:
+        vendor.tell(message({"ev": "XX"}))
+        until(lambda: recorder.stats.unknown == 1)
+    assert open_dataset(recorder.stats.dataset, settings=settings).counts["unknown"] == 1
+
+
+def test_a_session_that_was_silent_is_kept(vendor: Vendor, settings: Settings) -> None:
+    slot = next_session(clock.now() + 5 * clock.DAY)
+    with SessionRecorder(["AAPL"], slot, settings=settings):
+        pass
+    dataset = open_dataset(slot.name, settings=settings)
+    assert (dataset.symbols, dataset.gaps, len(dataset.coverage["AAPL"].listened)) == ((), (), 1)
+
+
+@pytest.mark.parametrize("came", [False, True])
+def test_a_recording_that_could_not_begin_leaves_only_what_came_all_the_same(
+    tmp_path: Path, came: bool
+) -> None:
+    grows = growing.create(tmp_path, "refused", provenance={"channels": ["quotes"]})
+    receiver = Receiver(grows.journal)
+    receiver.open()
+    said = [message(status("connected", "Connected Successfully"))]
+    receiver.receive(frames(*said, *([message(quote(1))] if came else [])))
+    receiver.writer.close()
+    grows.give_up()
+    assert [path.name for path in tmp_path.iterdir()] == (["refused"] if came else [])
+    if came:
+        assert sequences(open_dataset(tmp_path / "refused"), "quotes") == [1]
 
 
 def test_a_second_recording_goes_behind_the_first_as_a_new_version(

@@ -198,6 +198,40 @@ def test_a_refused_key_leaves_the_connector_as_it_was(vendor: Vendor, tmp_path: 
     assert not list((settings.root / "streams").glob("*"))
 
 
+def test_a_recording_in_which_nothing_came_leaves_nothing(
+    connector: MassiveConnector, settings: Settings
+) -> None:
+    connector.enable_recording(["AAPL"])
+    connector.start_stream(["AAPL"], Told())
+    with pytest.raises(NoData, match="Nothing was received"):
+        connector.disable_recording()
+    assert connector.get_stats()["streaming"]
+    assert not list((settings.root / "datasets").iterdir())
+
+
+def test_what_was_streamed_beside_a_silent_symbol_is_kept(
+    vendor: Vendor, connector: MassiveConnector
+) -> None:
+    connector.enable_recording(["MSFT"])
+    told = Told()
+    connector.start_stream(["AAPL"], told)
+    vendor.tell(quotes(1))
+    until(lambda: told)
+    with pytest.raises(NoData, match="Nothing was received"):
+        connector.disable_recording()
+    assert [dataset.counts["frames"] > 1 for dataset in list_datasets()] == [True]
+
+
+def test_a_stream_that_follows_another_recording_is_not_recorded_apart_and_leaves_nothing(
+    connector: MassiveConnector, settings: Settings
+) -> None:
+    with WebSocketDataRecorder(["AAPL"]) as leader:
+        connector.start_stream(["AAPL"], Told())
+        with pytest.raises(RecordingError, match="cannot be recorded apart"):
+            connector.enable_recording()
+        assert [path.name for path in (settings.root / "datasets").iterdir()] == [leader.stats.dataset]
+
+
 def test_connectors_are_known_by_name() -> None:
     assert list_connectors() == ["massive", "replay"]
     with pytest.raises(UnknownName, match="masive") as caught:

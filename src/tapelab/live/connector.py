@@ -15,6 +15,7 @@ from tapelab.errors import Locked, MissingExtra, NoData, RecordingError, Unknown
 from tapelab.live.books import Books, Callback, OrderBook
 from tapelab.live.recorder import (
     check_channels,
+    finished,
     named_now,
     parse_symbols,
     provenance_of,
@@ -172,6 +173,7 @@ class MassiveConnector:
         self._asked, self._dataset = (names, parent), None
         if self._stream is not None and self._stream.running:
             try:
+                self._stream.need_connection()
                 self._stream.change(more=self._topics([n for n in names if n not in self._streamed]), less=[])
                 grows = self._grow(None)
                 self._stream.move(grows, grows.journal, grows.manifest.id)
@@ -203,12 +205,11 @@ class MassiveConnector:
             stream.stop()  # it followed another program's recording for this one alone
         if stream is not None and stream.error is not None:
             warnings.warn(f"The stream ended early: {stream.error}", UserWarning, stacklevel=2)
-        self._dataset = Dataset(grows.folder, grows.finish())
+        self._dataset = finished(grows)
         if not self._dataset.symbols:
             raise NoData(
                 "Nothing was received, so there is nothing to save.",
                 remedy="Is the market open, and do the symbols trade?",
-                dataset=self._dataset.name,
             )
         write_bars(self._dataset, Interval.parse("1min"))
         return self._dataset.path
@@ -273,10 +274,10 @@ class MassiveConnector:
         return stats
 
     def close(self) -> None:
-        """Stop streaming and recording; a recording is finished and kept."""
+        """Stop streaming and recording; what was recorded is kept."""
         self.stop_stream()
         if self._growing is not None:
-            self._growing.finish()
+            finished(self._growing)
             self._growing = self._asked = None
         self._books.close()
 
@@ -329,10 +330,9 @@ class MassiveConnector:
         return grows
 
     def _discard(self) -> None:
-        """Remove the recording that could not begin, unless it holds something already."""
+        """Give up the recording that could not begin, unless it holds something already."""
         if self._growing is not None and not self._growing.manifest.symbols:
-            self._growing.close()
-            shutil.rmtree(self._growing.folder)
+            self._growing.give_up()
             self._growing = None
 
     def _scratch_folder(self) -> Path:

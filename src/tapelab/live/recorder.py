@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,14 +27,20 @@ from tapelab.settings import Settings, current
 from tapelab.store import files
 from tapelab.store.datasets import catalogue, growing, manifest, parts
 from tapelab.store.datasets.dataset import Dataset, check_name, folder_of, open_dataset
-from tapelab.store.datasets.growing import Growing
+from tapelab.store.datasets.growing import JOURNAL, Growing
 from tapelab.store.datasets.shaping import bars_of, spelled
+from tapelab.store.journal.segments import is_held, lock_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WILDCARD = "*"
 MAX_LAG = clock.DAY  # an event further from our clock than this is a replay's, and says nothing of lag
+
+LETTING_GO = (
+    5 * clock.SECOND
+)  # for a receiver that goes on elsewhere to put the journal in order that it left
+LOOK_EVERY = 0.01  # seconds between two looks whether it has
 
 State = Literal["ready", "recording", "stopped", "failed"]
 
@@ -110,7 +117,8 @@ class WebSocketDataRecorder:
     def start(self) -> None:
         """Connect, log in, subscribe; returns once the vendor has confirmed.
 
-        Raises `NotAuthorized`, `NotInPlan`, `Unreachable` …: nothing is left behind then.
+        Raises `NotAuthorized`, `NotInPlan`, `Unreachable` …: nothing is left behind then, unless events
+        had come already.
         """
         if self._growing is not None or self._dataset is not None:
             raise RecordingError("This recorder was started already.", remedy="Make a new one.")
@@ -134,7 +142,8 @@ class WebSocketDataRecorder:
         self._growing, self._stream = grows, stream
 
     def stop(self) -> None:
-        """Close the connection and finish the dataset. A second call does nothing.
+        """Close the connection and finish the dataset; of one in which nothing came and nothing was lost,
+        nothing is left. A second call does nothing.
 
         Raises what ended the recording early, if anything did; what was received until then is kept.
         """
@@ -143,7 +152,7 @@ class WebSocketDataRecorder:
         grows, self._growing = self._growing, None
         self._stream.stop()
         try:
-            self._dataset = Dataset(grows.folder, grows.finish())
+            self._dataset = self._finish(grows)
         finally:
             grows.close()
         self._last = self._stats_of(grows, self._stream, "stopped")
@@ -245,7 +254,6 @@ class WebSocketDataRecorder:
             raise NoData(
                 "Nothing was received, so there is nothing to save.",
                 remedy="Is the market open, and do the symbols trade?",
-                dataset=self._dataset.name,
             )
         return self._dataset
 
@@ -262,9 +270,10 @@ class WebSocketDataRecorder:
         return topics_of(self.channels, [spelling(name) for name in self.symbols])
 
     def _discard(self, grows: Growing) -> None:
-        """Remove what a recording that never began has left."""
-        grows.close()
-        shutil.rmtree(grows.folder)
+        grows.give_up()
+
+    def _finish(self, grows: Growing) -> Dataset:
+        return finished(grows)
 
     def _stats_of(self, grows: Growing, stream: Stream, state: State) -> RecordingStats:
         known, counts, figures = grows.manifest, grows.counts(), stream.figures
@@ -300,6 +309,18 @@ class WebSocketDataRecorder:
             ),
             error=stream.error,
         )
+
+
+def finished(grows: Growing) -> Dataset:
+    """The dataset of a recording that has ended, taken away where nothing came and nothing was lost."""
+    dataset = Dataset(grows.folder, grows.finish())
+    if grows.silent and not dataset.gaps:
+        until = clock.monotonic() + LETTING_GO
+        while is_held(lock_path(dataset.path / JOURNAL)) and clock.monotonic() < until:
+            clock.sleep(LOOK_EVERY)
+        with contextlib.suppress(Locked):
+            dataset.remove()
+    return dataset
 
 
 def session_at(market: str, now: int) -> Session | None:

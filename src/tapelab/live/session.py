@@ -81,6 +81,9 @@ class SessionRecorder(WebSocketDataRecorder):
         else:
             super()._discard(grows)
 
+    def _finish(self, grows: Growing) -> Dataset:
+        return Dataset(grows.folder, grows.finish())  # that a session was silent is worth knowing
+
 
 def parts_of(first: Path) -> list[Path]:
     """The folders of a session's recordings, in order; the first bears its name."""

@@ -139,20 +139,25 @@ class Stream:
         if self._process is not None and (more or less):
             self._process.command(Command(subscribe=more, unsubscribe=less))
 
-    def move(self, source: Source, journal: Path, dataset_id: str = "") -> None:
-        """Go on in another journal from the next message on; returns when the old one is read to its end."""
+    def need_connection(self) -> Process:
+        """Its own receiver. Raises `RecordingError` where it follows another program's recording."""
         if self._process is None:
             raise RecordingError(
                 "A stream that follows another program's recording cannot be recorded apart.",
                 remedy="Record it with WebSocketDataRecorder, or stop the other program.",
             )
+        return self._process
+
+    def move(self, source: Source, journal: Path, dataset_id: str = "") -> None:
+        """Go on in another journal from the next message on; returns when the old one is read to its end."""
+        process = self.need_connection()
         keep = None if isinstance(source, Growing) else SCRATCH_SEGMENTS
         dataset_id = dataset_id or uuid.uuid4().hex
         with self._changed:
             self._left = None
             self._coming[str(journal)] = source
             self._journal, self._dataset_id, self._keep = journal, dataset_id, keep
-            self._process.command(Command(journal=str(journal), dataset_id=dataset_id, keep=keep))
+            process.command(Command(journal=str(journal), dataset_id=dataset_id, keep=keep))
             if not self._changed.wait_for(lambda: self._left is not None or self._over, START_PATIENCE):
                 raise RecordingError("The receiver did not change its journal in time.", remedy="Try again.")
         if self.error is not None:

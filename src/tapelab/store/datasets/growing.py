@@ -6,6 +6,7 @@ makes the first version of it; so does `finish_killed` for a recording whose rec
 
 from __future__ import annotations
 
+import shutil
 import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -167,6 +168,7 @@ class Growing:
         self._pending_rows = 0
         self._flushed_at = clock.monotonic()
         self._only: pa.Array | None = None
+        self._came = bool(begun.symbols)
         self._counted = dict(begun.counts)
         done = begun.decoded
         position = Position(done.resume, done.arrival, done.note, done.shift)
@@ -181,6 +183,12 @@ class Growing:
         """What is subscribed just now."""
         heard = self.manifest.heard
         return heard[-1].topics if heard and not heard[-1].end else ()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has come but what the vendor says at the door."""
+        counts = self.counts()
+        return not (self._came or counts["unknown"] or counts["malformed"])
 
     def keep_only(self, symbols: Iterable[str]) -> None:
         """Lay down rows of these symbols only; the journal keeps everything."""
@@ -246,6 +254,7 @@ class Growing:
         """Turn what was decoded into rows, and lay them down where enough have come together."""
         with self._guard:
             for kind, table in self._decoder.take().items():
+                self._came = self._came or len(table) > 0
                 if self._only is not None:
                     table = table.filter(pc.is_in(table.column("symbol"), self._only))
                 if len(table):
@@ -283,6 +292,16 @@ class Growing:
             "dropped": decoder.dropped,
         }
         return {name: self._counted.get(name, 0) + value for name, value in now.items()}
+
+    def give_up(self) -> None:
+        """Leave nothing of a recording that never began, unless something came all the same."""
+        self.catch_up()
+        self.gather()
+        if self.silent:
+            shutil.rmtree(self.folder)
+            self.close()
+        else:
+            self.finish()
 
     def finish(self) -> Manifest:
         """The journal has ended: lay down the rest, write version 1, and let go."""
