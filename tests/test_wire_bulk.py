@@ -118,6 +118,21 @@ GOOD: dict[str, dict[str, str]] = {
 GOOD["A"] = GOOD["AM"]
 
 
+@pytest.mark.parametrize("behind", ["", "0", "x", "é", '"', "\\", "\x01", "."])
+def test_numbers_and_texts_of_every_length_are_decoded_as_by_the_plain_decoder(behind: str) -> None:
+    """The kernel reads eight bytes at a time: nothing may depend on where one of them ends."""
+    digits, letters = "1234567890123456789012", "ABCDEFGHIJKLMNOPQRSTUVW"
+    quote = {**GOOD["Q"]}
+    told = [quote | {"sym": f'"{letters[:n]}{behind}"'} for n in range(20)]
+    told += [quote | {"q": f"{digits[:n]}{behind}"} for n in range(22)]
+    told += [quote | {"bp": f"{digits[:n]}.{digits[:m]}{behind}"} for n in range(10) for m in range(12)]
+    told += [quote | {"bp": f"0.{'0' * n}{digits[:m]}{behind}"} for n in range(9) for m in range(9)]
+    told += [quote | {"c": f"{behind}{digits[:n]}", "bs": f"{digits[:n]}{behind}"} for n in range(12)]
+    events = ['{"ev":"Q"' + "".join(f',"{k}":{v}' for k, v in one.items()) + "}" for one in told]
+    both([f"[{event}]".encode() for event in events])
+    both([f"[{','.join(events)}]".encode()])
+
+
 @st.composite
 def events_nearly_right(draw: st.DrawFn) -> str:
     """An event with a few things changed: values, keys that are new, twice there or missing, their order."""

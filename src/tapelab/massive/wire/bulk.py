@@ -22,16 +22,19 @@ from tapelab.market.tables import SCHEMAS
 from tapelab.massive.wire import compiled
 from tapelab.massive.wire.fields import CHANNELS, Channel, Field
 from tapelab.massive.wire.plan import (
+    ARRIVAL,
     CODES,
     EVENT_BYTES,
     EXACT,
     LOOK_AHEAD,
     MESSAGE,
-    PLACE,
     REAL,
+    RECEIVED,
     ROOM,
     SEEN,
+    Cells,
     Column,
+    Messages,
     Plan,
 )
 from tapelab.massive.wire.stream import TABLES, FrameDecoder
@@ -106,7 +109,10 @@ class BulkDecoder:
                     self.plain.feed(payload, ts_recv=item.ts_recv, arrival=arrival)
             return size
         self._settle()
-        self._done += [self._scan(kernel, batch) for batch in _batches(items)]
+        for batch in _batches(items):
+            if self._room is None or self._room.plan is not self._plan or self._room.size < batch.size:
+                self._room = _Room(self._plan, max(batch.size, AT_MOST))
+            self._done.append(self._merged(batch, self._room.read(kernel, batch)))
         return size
 
     def take(self) -> dict[str, pa.Table]:
@@ -121,42 +127,27 @@ class BulkDecoder:
         if any(self.plain.gathered().values()):
             self._done.append(self.plain.take())
 
-    def _scan(self, kernel: compiled.Kernel, batch: _Batch) -> dict[str, pa.Table]:
-        data = np.frombuffer(batch.data, np.uint8)
-        taken = np.empty(len(batch.begins), np.bool_)
-        if self._room is None or self._room.plan is not self._plan or self._room.bytes < len(data):
-            self._room = _Room(self._plan, max(len(data), AT_MOST))
-        room, plan = self._room, self._plan
-        room.rows[:] = room.fills[:] = 0
-        kernel.scan(
-            data, batch.begins, batch.ends, plan.keys, plan.channels, plan.follow,
-            room.ints, room.reals, room.texts, room.codes, room.rows, room.fills, taken,
-        )  # fmt: skip
-        found = {TABLES[c]: room.table(c, n, batch) for n, c in enumerate(CHANNELS)}
-        for number, channel in enumerate(CHANNELS):
-            self.plain.unknown_fields.update(room.learned(channel, number))
-        self.compiled += int(taken.sum())
-        if taken.all():
-            return {name: table for name, (table, _) in found.items()}
-        return self._with_plain(found, batch, np.flatnonzero(~taken))
-
-    def _with_plain(
-        self, found: dict[str, tuple[pa.Table, Ints]], batch: _Batch, left: Ints
-    ) -> dict[str, pa.Table]:
+    def _merged(self, batch: _Batch, read: _Read) -> dict[str, pa.Table]:
         """What the kernel took and, at its place, what the plain decoder makes of the messages it left."""
+        plain, found = self.plain, read.found
+        self.compiled += len(batch.messages.begins) - len(read.left)
+        plain.unknown_fields.update(read.learned)
+        if not read.left:
+            return {name: table for name, (table, _) in found.items()}
         places: dict[str, list[int]] = {name: [] for name in found}
-        known = len(self.plain.unknown_fields)
-        before = self.plain.gathered()
-        for place in left.tolist():
-            batch.feed(self.plain, place)
-            now = self.plain.gathered()
+        known = len(plain.unknown_fields)
+        before = plain.gathered()
+        for place, payload in read.left:
+            ts_recv, arrival = int(batch.messages.stamps[place]), int(batch.messages.arrivals[place])
+            plain.feed(payload, ts_recv=ts_recv, arrival=arrival)
+            now = plain.gathered()
             for name, rows in now.items():
                 places[name] += [place] * (rows - before[name])
             before = now
-        if len(self.plain.unknown_fields) > known:
+        if len(plain.unknown_fields) > known:
             self._learn()
         merged = {}
-        for name, more in self.plain.take().items():
+        for name, more in plain.take().items():
             table, by_message = found[name]
             if len(more):
                 order = np.argsort(np.concatenate([by_message, places[name]]), kind="stable")
@@ -171,79 +162,107 @@ class BulkDecoder:
 
 
 class _Batch(NamedTuple):
-    """Messages in one buffer: where each begins and ends, when it came, the number of its first event."""
+    """Messages, and the pieces of the stream that they lie in: one behind the other, with a byte between."""
 
-    data: bytearray
-    begins: Ints
-    ends: Ints
-    stamps: Ints
-    arrivals: Ints
+    pieces: list[bytes]
+    messages: Messages
 
-    def feed(self, plain: FrameDecoder, place: int) -> None:
-        payload = bytes(self.data[self.begins[place] : self.ends[place]])
-        plain.feed(payload, ts_recv=int(self.stamps[place]), arrival=int(self.arrivals[place]))
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.pieces)) + len(self.pieces) + LOOK_AHEAD
+
+
+class _Read(NamedTuple):
+    """What the kernel made of a batch.
+
+    `found`: the tables, and of each row the message it came in. `learned`: how often the rows have each of
+    the fields that the vendor added. `left`: the messages it did not take, and their places.
+    """
+
+    found: dict[str, tuple[pa.Table, Ints]]
+    learned: dict[tuple[Channel, str], int]
+    left: list[tuple[int, bytes]]
 
 
 def _batches(items: Sequence[Framed | Run]) -> Iterator[_Batch]:
     """The messages in batches of about `AT_MOST` bytes."""
     pieces: list[bytes] = []
-    runs: list[tuple[Ints, ...]] = []  # begins, ends, stamps, arrivals of some messages
-    singles: list[tuple[int, int, int, int]] = []  # the same of one
+    runs: list[Messages] = []
+    singles: list[tuple[int, int, int, int]] = []  # messages by themselves: where, when, and their number
     at = 0
 
     def settled() -> None:
         if singles:
-            runs.append(tuple(np.array(singles, np.int64).T))
+            runs.append(Messages(*np.array(singles, np.int64).T))
             singles.clear()
+
+    def batch() -> _Batch:
+        settled()
+        return _Batch(pieces, Messages(*map(np.concatenate, zip(*runs, strict=True))))
 
     for item in items:
         data = item.data if isinstance(item, Run) else item.payload
         if at + len(data) > AT_MOST and pieces:
-            settled()
-            yield _batch(pieces, runs)
+            yield batch()
             pieces, runs, at = [], [], 0
         if isinstance(item, Run):
             settled()
             stamps = np.full(len(item.begins), item.ts_recv)
-            runs.append((item.begins + at, item.ends + at, stamps, item.begins + item.arrival))
+            runs.append(Messages(item.begins + at, item.ends + at, stamps, item.begins + item.arrival))
         else:
             singles.append((at, at + len(data), item.ts_recv, item.arrival))
         pieces.append(data)
         at += len(data) + 1
-    settled()
     if pieces:
-        yield _batch(pieces, runs)
-
-
-def _batch(pieces: list[bytes], runs: list[tuple[Ints, ...]]) -> _Batch:
-    """Between the pieces stands a byte that ends every message; inside a run, a frame's first byte does."""
-    return _Batch(
-        bytearray(1).join([*pieces, bytes(LOOK_AHEAD)]), *map(np.concatenate, zip(*runs, strict=True))
-    )
+        yield batch()
 
 
 class _Room:
-    """Where the kernel lays down what it reads; enough for so many bytes, and used again and again."""
+    """Where the kernel reads from and lays down what it reads; used again and again."""
 
     def __init__(self, plan: Plan, size: int) -> None:
         most = size // EVENT_BYTES + ROOM
-        self.plan, self.bytes = plan, size
-        self.ints: Ints = np.empty((plan.ints, most), np.int64)
-        self.reals = np.empty((plan.reals, most), np.float64)
-        self.texts = np.empty((plan.texts, size), np.uint8)
-        self.codes = np.empty((plan.codes, size // 2 + ROOM), np.int16)
-        self.rows: Ints = np.zeros((len(CHANNELS), 2), np.int64)
-        self.fills: Ints = np.zeros((plan.pooled, 2), np.int64)
+        self.plan, self.size = plan, size
+        self.data = bytearray(size)
+        self.cells = Cells(
+            ints=np.empty((plan.ints, most), np.int64),
+            reals=np.empty((plan.reals, most), np.float64),
+            texts=np.empty((plan.texts, size), np.uint8),
+            codes=np.empty((plan.codes, size // 2 + ROOM), np.int16),
+            rows=np.zeros((len(CHANNELS), 2), np.int64),
+            fills=np.zeros((plan.pooled, 2), np.int64),
+            follow=np.zeros((len(CHANNELS), plan.most + 1), np.int64),
+        )
 
-    def table(self, channel: Channel, number: int, batch: _Batch) -> tuple[pa.Table, Ints]:
+    def read(self, kernel: compiled.Kernel, batch: _Batch) -> _Read:
+        """Behind a piece stands a byte that ends every message; inside one, a frame's first byte does."""
+        data, cells, at = self.data, self.cells, 0
+        for piece in batch.pieces:
+            end = at + len(piece)
+            data[at:end] = piece
+            data[end] = 0
+            at = end + 1
+        data[at : at + LOOK_AHEAD] = bytes(LOOK_AHEAD)
+        cells.rows[:] = cells.fills[:] = 0
+        taken = np.empty(len(batch.messages.begins), np.bool_)
+        kernel.scan(np.frombuffer(data, np.uint8), batch.messages, self.plan.steps, cells, taken)
+        begins, ends, *_ = batch.messages
+        left = [(n, bytes(data[begins[n] : ends[n]])) for n in np.flatnonzero(~taken).tolist()]
+        found, learned = {}, {}
+        for number, channel in enumerate(CHANNELS):
+            found[TABLES[channel]] = self._table(channel, int(cells.rows[number, 0]))
+            learned.update(self._learned(channel, int(cells.rows[number, 0])))
+        return _Read(found, learned, left)
+
+    def _table(self, channel: Channel, rows: int) -> tuple[pa.Table, Ints]:
         """The rows of a channel, and for each the number of the message it came in."""
-        kind, rows = CHANNELS[channel], int(self.rows[number, 0])
+        kind, ints, reals = CHANNELS[channel], self.cells.ints, self.cells.reals
         schema = SCHEMAS[kind]
         first = self.plan.first[channel]
-        message = self.ints[first + MESSAGE, :rows].copy()
+        message = ints[first + MESSAGE, :rows].copy()
         if not rows:
             return schema.empty_table(), message
-        seen = _Seen(self.ints[first + SEEN, :rows])
+        seen = _Seen(ints[first + SEEN, :rows])
         made: dict[str, Any] = {}
         for bit, column in enumerate(self.plan.columns[channel]):
             if column.field is None or column.kind == EXACT or not seen.anywhere(bit):
@@ -253,44 +272,45 @@ class _Room:
             elif column.field.sort == "text":
                 array = self._texts(column, rows, seen.missing(bit))
             elif column.field.sort == "codes":
-                array = _singles(self.ints[column.slot, :rows], seen.missing(bit))
+                array = _singles(ints[column.slot, :rows], seen.missing(bit))
             else:
-                source = self.reals if column.kind == REAL else self.ints
+                source = reals if column.kind == REAL else ints
                 type_ = schema.field(column.field.column).type
                 array = _numbers(source[column.slot, :rows], seen.missing(bit), column.field, type_)
             made[column.field.column] = array
         for bit, column in enumerate(self.plan.columns[channel]):
             if column.field is not None and column.kind == EXACT and seen.anywhere(bit):
                 name = column.field.column
-                exact = pa.array(self.reals[column.slot, :rows].copy(), mask=seen.missing(bit))
+                exact = pa.array(reals[column.slot, :rows].copy(), mask=seen.missing(bit))
                 made[name] = pc.coalesce(exact, made[name])
         if kind == "bars":
             made["session"] = pa.array(dates_of(Market.STOCKS, made["timestamp"].to_numpy()))
         else:
-            made["arrival"] = pa.array(batch.arrivals.take(message) + self.ints[first + PLACE, :rows])
-            made["ts_recv"] = pa.array(batch.stamps.take(message))
+            made["arrival"] = pa.array(ints[first + ARRIVAL, :rows].copy())
+            made["ts_recv"] = pa.array(ints[first + RECEIVED, :rows].copy())
         arrays = [made[f.name] if f.name in made else _nulls(f.type, rows) for f in schema]
         return pa.Table.from_arrays(arrays, schema=schema), message
 
-    def learned(self, channel: Channel, number: int) -> dict[tuple[Channel, str], int]:
-        """How often the rows of a channel have each of the fields that the vendor added."""
-        seen = self.ints[self.plan.first[channel] + SEEN, : self.rows[number, 0]]
+    def _learned(self, channel: Channel, rows: int) -> dict[tuple[Channel, str], int]:
+        seen = self.cells.ints[self.plan.first[channel] + SEEN, :rows]
         keys = self.plan.learned.get(channel, ())
         bits = ((bit, c.key) for bit, c in enumerate(self.plan.columns[channel]) if c.key in keys)
         return {(channel, key): int((seen >> bit & 1).sum()) for bit, key in bits}
 
     def _offsets(self, column: Column, rows: int) -> Any:
-        return np.append(self.ints[column.slot, :rows], self.fills[column.slot, 0]).astype(np.int32)
+        return np.append(self.cells.ints[column.slot, :rows], self.cells.fills[column.slot, 0]).astype(
+            np.int32
+        )
 
     def _texts(self, column: Column, rows: int, missing: Any) -> pa.Array:
         offsets = self._offsets(column, rows)
-        content = self.texts[column.pool, : offsets[-1]].tobytes()
+        content = self.cells.texts[column.pool, : offsets[-1]].tobytes()
         valid = None if missing is None else pa.py_buffer(np.packbits(~missing, bitorder="little").tobytes())
         return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(content), valid)
 
     def _lists(self, column: Column, rows: int) -> pa.Array:
         offsets = self._offsets(column, rows)
-        codes = pa.array(self.codes[column.pool, : offsets[-1]].copy())
+        codes = pa.array(self.cells.codes[column.pool, : offsets[-1]].copy())
         return pa.ListArray.from_arrays(pa.array(offsets), codes, mask=pa.array(offsets[1:] == offsets[:-1]))
 
 

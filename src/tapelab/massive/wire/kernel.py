@@ -3,34 +3,48 @@
 Importing this module compiles it, or loads what was compiled before: only `compiled` does that. It takes
 what is plain and certain (compact JSON, ASCII without escapes, keys of the plan, numbers that a double or
 an int64 holds exactly, within their bounds) and leaves every other message, whole, to the plain decoder.
+
+Keys, numbers and strings are read by words of eight bytes, the first byte the lowest.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from tapelab.massive.wire.plan import (
+    ARRIVAL,
     CODES,
     EXACT,
     FIRST,
+    HEAD,
     HEADS,
     HIGH,
     KEY,
     KIND,
+    LENGTH,
     LOW,
+    MASK,
     MAX_KEY,
     MESSAGE,
-    PLACE,
     POOL,
     REAL,
+    RECEIVED,
     REQUIRED,
     SEEN,
+    SHAPE,
     SLOT,
-    TAG,
     TEXT,
     TEXT_OR_WHOLE,
     WHOLE,
+    WORD,
+    Cells,
+    Messages,
+    Steps,
+    shape,
 )
 
 # Nothing here allocates, so arrays need no counting of references, which made it ten times slower.
@@ -43,78 +57,180 @@ _MAX_DIGITS = 18  # so that an int64 cannot overflow while they are added up
 # Whole numbers up to here are doubles, and their quotient by a power of ten is rounded only once.
 _EXACT = 2**53
 _POWERS = 10.0 ** np.arange(_MAX_DIGITS + 1)
-_MAX_WHOLE_TEXT, _MAX_FRACTION_TEXT = 20, 12
+_TENS = 10 ** np.arange(WORD + 1, dtype=np.int64)
+_MAX_FRACTION_TEXT = 12
 
-_QUOTE, _BACKSLASH, _COMMA, _COLON, _DOT, _MINUS = 34, 92, 44, 58, 46, 45
-_OPEN, _CLOSE, _BEGIN, _END = 123, 125, 91, 93  # { } [ ]
-_ZERO, _NINE = 48, 57
+_QUOTE, _BACKSLASH, _COMMA, _COLON, _DOT, _MINUS, _ZERO = b'"\\,:.-0'
+_CLOSE, _BEGIN, _END = b"}[]"
 _PRINTABLE, _ASCII = 32, 127
+_HEAD, _TRUE, _FALSE = shape(HEAD), shape("true"), shape("false")
+
+# Numba looks at each signed index whether it counts from the array's end, which was a quarter of the time;
+# on the hot way they are unsigned. Signed and unsigned numbers never meet: they would become doubles.
+_unsigned = np.uint64
+_0, _1, _3, _8, _64, _LOWEST_BYTE = map(_unsigned, (0, 1, 3, 8, 64, 0xFF))
+_LOWEST_ZERO, _LOWEST_DOT = _unsigned(_ZERO), _unsigned(_DOT)
+
+
+def _eight(byte: int) -> np.uint64:
+    return _unsigned(int.from_bytes(bytes([byte]) * WORD, "little"))
+
+
+_QUOTES, _BACKSLASHES, _SPACES, _ZEROS = map(_eight, (_QUOTE, _BACKSLASH, _PRINTABLE, _ZERO))
+_LOW_BITS, _HIGH_BITS, _ABOVE_NINE = map(_eight, (0x01, 0x80, 0x80 - 10))
+# Digits become pairs, pairs become fours, and those the number: a mask, a factor that adds halves, a shift.
+_PAIRS = _unsigned(0x0F0F0F0F0F0F0F0F), _unsigned(10 << 8 | 1), _unsigned(8)
+_FOURS = _unsigned(0x00FF00FF00FF00FF), _unsigned(100 << 16 | 1), _unsigned(16)
+_EIGHT = _unsigned(0x0000FFFF0000FFFF), _unsigned(10_000 << 32 | 1), _unsigned(32)
 
 _FINAL_TEXT, _LENGTH_FOLLOWS = 0x81, 126  # of WebSocket frames, RFC 6455
 
 
+@intrinsic
+def _load(context, data, at):
+    """The word at a place."""
+
+    def made(context, builder, signature, values):
+        array = context.make_array(signature.args[0])(context, builder, values[0])
+        place = builder.bitcast(builder.gep(array.data, [values[1]]), ir.IntType(64).as_pointer())
+        word = builder.load(place)
+        word.align = 1
+        return word
+
+    return types.uint64(data, types.int64), made
+
+
+@intrinsic
+def _store(context, data, row, at, word):
+    """Put a word into a row of an array."""
+
+    def made(context, builder, signature, values):
+        array = context.make_array(signature.args[0])(context, builder, values[0])
+        width = cgutils.unpack_tuple(builder, array.shape)[1]
+        offset = builder.add(builder.mul(values[1], width), values[2])
+        place = builder.bitcast(builder.gep(array.data, [offset]), ir.IntType(64).as_pointer())
+        builder.store(values[3], place).align = 1
+        return context.get_dummy_value()
+
+    return types.none(data, types.int64, types.int64, types.uint64), made
+
+
+@intrinsic
+def _zero_bits(context, word):
+    """How many bits are 0 below the lowest that is 1; 64 if none is."""
+
+    def made(context, builder, signature, values):
+        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), made
+
+
 @_inlined
-def _name(data, at):
-    """The bytes up to the next quote as one number, and where it goes on behind the quote."""
-    packed = 0
-    for n in range(MAX_KEY + 1):
-        byte = data[at + n]
-        if byte == _QUOTE:
-            return packed, at + n + 1
-        packed = packed << 8 | np.int64(byte)
-    return _FAILED, at
+def _others(word):
+    """The high bit of each byte that is no digit; certain as far as the first that is not ASCII."""
+    digits = word ^ _ZEROS
+    return ((digits + _ABOVE_NINE) | digits) & _HIGH_BITS
 
 
-@_called
-def _whole(data, at):
-    """A whole number that is not negative."""
-    first, value = at, 0
-    while _ZERO <= data[at] <= _NINE:
-        value = value * 10 + (np.int64(data[at]) - _ZERO)
-        at += 1
-    digits = at - first
-    if digits == 0 or digits > _MAX_DIGITS or (digits > 1 and data[first] == _ZERO):
-        return 0, _FAILED
+@_inlined
+def _number(word, count):
+    """The number that the first `count` bytes of a word spell, 1 to 8 digits."""
+    value = (word ^ _ZEROS) << (_64 - (count << _3))
+    value = (value & _PAIRS[0]) * _PAIRS[1] >> _PAIRS[2]
+    value = (value & _FOURS[0]) * _FOURS[1] >> _FOURS[2]
+    return np.int64((value & _EIGHT[0]) * _EIGHT[1] >> _EIGHT[2])
+
+
+@_inlined
+def _plain(word, count):
+    """Whether a word begins with a number that ends within it and has no zero in front."""
+    return _0 < count < _8 and (count == _1 or word & _LOWEST_BYTE != _LOWEST_ZERO)
+
+
+@_inlined
+def _digits(data, at, value):
+    """Go on with a number of which `value` was read; returns it, and where it goes on."""
+    most = at + _MAX_DIGITS
+    count = _8
+    while count == _8 and at <= most:
+        word = _load(data, at)
+        count = _zero_bits(_others(word)) >> _3
+        if count:
+            value = value * _TENS[count] + _number(word, count)
+            at += np.int64(count)
     return value, at
 
 
 @_called
-def _decimal(data, at, in_text):
-    """A decimal that is not negative, and only if it is the nearest double beyond doubt."""
-    first, value, digits = at, 0, 0
-    while _ZERO <= data[at] <= _NINE:
-        value = value * 10 + (np.int64(data[at]) - _ZERO)
-        at += 1
-    digits = at - first
-    if digits == 0 or (digits > 1 and data[first] == _ZERO and not in_text):
+def _any_whole(data, at):
+    value, end = _digits(data, at, 0)
+    count = end - at
+    if count == 0 or count > _MAX_DIGITS or (count > 1 and data[at] == _ZERO):
+        return 0, _FAILED
+    return value, end
+
+
+@_inlined
+def _whole(data, at):
+    """A whole number that is not negative."""
+    word = _load(data, at)
+    count = _zero_bits(_others(word)) >> _3
+    if _plain(word, count):
+        return _number(word, count), at + np.int64(count)
+    return _any_whole(data, at)
+
+
+@_called
+def _any_decimal(data, at, in_text):
+    value, end = _digits(data, at, 0)
+    count = end - at
+    if count == 0 or (count > 1 and data[at] == _ZERO and not in_text):
         return 0.0, _FAILED
     power = 0
-    if data[at] == _DOT:
-        at += 1
-        point = at
-        while _ZERO <= data[at] <= _NINE:
-            value = value * 10 + (np.int64(data[at]) - _ZERO)
-            at += 1
-        power = at - point
+    if data[end] == _DOT:
+        begin = end + 1
+        value, end = _digits(data, begin, value)
+        power = end - begin
         if power == 0 or (in_text and power > _MAX_FRACTION_TEXT):
             return 0.0, _FAILED
-    if digits + power > _MAX_DIGITS or value > _EXACT:
+    if count + power > _MAX_DIGITS or value > _EXACT:
         return 0.0, _FAILED
-    return np.float64(value) / _POWERS[power], at
+    return np.float64(value) / _POWERS[power], end
+
+
+@_inlined
+def _decimal(data, at, in_text):
+    """A decimal that is not negative, and only if it is the nearest double beyond doubt."""
+    word = _load(data, at)
+    others = _others(word)
+    count = _zero_bits(others) >> _3
+    if _plain(word, count):
+        if (word >> (count << _3)) & _LOWEST_BYTE != _LOWEST_DOT:
+            return np.float64(_number(word, count)), at + np.int64(count)
+        length = _zero_bits(others & (others - _1)) >> _3
+        if count + _1 < length < _8:
+            whole = (_1 << (count << _3)) - _1
+            value = np.float64(_number((word & whole) | ((word >> _8) & ~whole), length - _1))
+            return value / _POWERS[length - count - _1], at + np.int64(length)
+    return _any_decimal(data, at, in_text)
 
 
 @_inlined
 def _text(data, at, texts, pool, fill):
     """Copy a string's bytes up to its quote; returns where it goes on and how far the pool is filled."""
-    byte = data[at]
-    while byte != _QUOTE:
-        if byte < _PRINTABLE or byte > _ASCII or byte == _BACKSLASH:
+    while True:
+        word = _load(data, at)
+        quotes, slashes = word ^ _QUOTES, word ^ _BACKSLASHES
+        ends = (quotes - _LOW_BITS) & ~quotes & _HIGH_BITS
+        refused = ((slashes - _LOW_BITS) & ~slashes | (word - _SPACES) & ~word | word) & _HIGH_BITS
+        if refused & ~ends & (ends - _1):
             return _FAILED, fill
-        texts[pool, fill] = byte
-        fill += 1
-        at += 1
-        byte = data[at]
-    return at + 1, fill
+        _store(texts, pool, fill, word)
+        count = np.int64(_zero_bits(ends) >> _3)
+        fill += count
+        at += count
+        if ends:
+            return at + 1, fill
 
 
 @_called
@@ -141,120 +257,128 @@ def _codes(data, at, high, codes, pool, fill):
 @_called
 def _passed(data, at):
     """Where it goes on behind a value that has no column: a string, a plain number, true or false."""
-    byte = data[at]
-    if byte == _QUOTE:
+    if data[at] == _QUOTE:
         at += 1
         while data[at] != _QUOTE:
             if data[at] < _PRINTABLE or data[at] > _ASCII or data[at] == _BACKSLASH:
                 return _FAILED
             at += 1
         return at + 1
-    if byte == 116:
-        good = data[at + 1] == 114 and data[at + 2] == 117 and data[at + 3] == 101
-        return at + 4 if good else _FAILED
-    if byte == 102:
-        good = data[at + 1] == 97 and data[at + 2] == 108 and data[at + 3] == 115 and data[at + 4] == 101
-        return at + 5 if good else _FAILED
-    if byte == _MINUS:
+    word = np.int64(_load(data, at))
+    for text, mask, length in (_TRUE, _FALSE):
+        if word & mask == text:
+            return at + length
+    if data[at] == _MINUS:
         at += 1
-    return _decimal(data, at, False)[1]
+    return _any_decimal(data, at, False)[1]
+
+
+@_called
+def _key(data, at, keys, channel):
+    """Which key of a channel stands here, and where its value begins."""
+    if data[at] != _COMMA or data[at + 1] != _QUOTE:
+        return 0, _FAILED
+    at += 2
+    name = 0
+    for _ in range(MAX_KEY):
+        if data[at] == _QUOTE:
+            break
+        name = name << 8 | np.int64(data[at])
+        at += 1
+    if data[at] != _QUOTE or data[at + 1] != _COLON:
+        return 0, _FAILED
+    for n in range(keys.shape[1]):
+        if keys[channel, n, KEY] == name:
+            return n, at + 2
+    return 0, _FAILED
 
 
 @_inlined
-def _value(data, at, row, plan, channel, n, ints, reals, texts, codes, fills):
+def _value(data, at, row, channel, key, keys, into):
     """Read one value into its column; returns where it goes on."""
-    kind, slot = plan[channel, n, KIND], plan[channel, n, SLOT]
+    kind, slot = keys[channel, key, KIND], _unsigned(keys[channel, key, SLOT])
     if kind == REAL:
-        reals[slot, row], at = _decimal(data, at, False)
+        into.reals[slot, row], at = _decimal(data, at, False)
         return at
     if kind == WHOLE:
         value, at = _whole(data, at)
-        ints[slot, row] = value
-        return at if plan[channel, n, LOW] <= value <= plan[channel, n, HIGH] else _FAILED
+        into.ints[slot, row] = value
+        return at if keys[channel, key, LOW] <= value <= keys[channel, key, HIGH] else _FAILED
+    pool = keys[channel, key, POOL]
     if kind == CODES:
-        pool = plan[channel, n, POOL]
-        at, fills[slot, 0] = _codes(data, at, plan[channel, n, HIGH], codes, pool, fills[slot, 0])
+        high = keys[channel, key, HIGH]
+        at, into.fills[slot, 0] = _codes(data, at, high, into.codes, pool, into.fills[slot, 0])
         return at
     if kind in (TEXT, TEXT_OR_WHOLE):
-        pool = plan[channel, n, POOL]
         if data[at] == _QUOTE:
-            at, fills[slot, 0] = _text(data, at + 1, texts, pool, fills[slot, 0])
+            at, into.fills[slot, 0] = _text(data, at + 1, into.texts, pool, into.fills[slot, 0])
             return at
         if kind == TEXT:
             return _FAILED
         end = _whole(data, at)[1]
-        for k in range(at, end):
-            texts[pool, fills[slot, 0]] = data[k]
-            fills[slot, 0] += 1
+        for n in range(at, end):
+            into.texts[pool, into.fills[slot, 0]] = data[n]
+            into.fills[slot, 0] += 1
         return end
     if kind == EXACT:
         if data[at] != _QUOTE:
             return _FAILED
-        reals[slot, row], at = _decimal(data, at + 1, True)
+        into.reals[slot, row], at = _decimal(data, at + 1, True)
         return at + 1 if at >= 0 and data[at] == _QUOTE else _FAILED
     return _passed(data, at)
 
 
 @_inlined
-def _event(data, at, message, place, plan, channels, follow, ints, reals, texts, codes, rows, fills):
+def _event(data, at, number, place, messages, steps, into):
     """Read one event into the next row of its channel; returns where it goes on."""
-    if not (
-        data[at] == _OPEN
-        and data[at + 1] == _QUOTE
-        and data[at + 2] == 101
-        and data[at + 3] == 118
-        and data[at + 4] == _QUOTE
-        and data[at + 5] == _COLON
-        and data[at + 6] == _QUOTE
-    ):
+    keys, channels, follow = steps.keys, steps.channels, into.follow
+    if np.int64(_load(data, at)) & _HEAD[1] != _HEAD[0]:
         return _FAILED
-    tag, at = _name(data, at + 7)
-    channel = 0
-    while channels[channel, TAG] != tag:
-        channel += 1
-        if channel == len(channels):
+    at += _HEAD[2]
+    word, channel = np.int64(_load(data, at)), _0
+    while word & channels[channel, MASK] != channels[channel, SHAPE]:
+        channel += _1
+        if channel == _unsigned(len(channels)):
             return _FAILED
-    row = rows[channel, 0]
+    at += channels[channel, LENGTH]
+    row = _unsigned(into.rows[channel, 0])
     for n in range(channels[channel, HEADS]):
-        slot = plan[channel, n, SLOT]
-        ints[slot, row] = fills[slot, 0]
-    seen, before = 0, 0
-    while data[at] == _COMMA:
-        if data[at + 1] != _QUOTE:
+        slot = _unsigned(keys[channel, _unsigned(n), SLOT])
+        into.ints[slot, row] = into.fills[slot, 0]
+    seen, behind = _0, _0
+    while data[_unsigned(at)] != _CLOSE:
+        key = _unsigned(follow[channel, behind])
+        if np.int64(_load(data, at)) & keys[channel, key, MASK] == keys[channel, key, SHAPE]:
+            at += keys[channel, key, LENGTH]
+        else:
+            n, at = _key(data, at, keys, np.int64(channel))
+            if at < 0:
+                return _FAILED
+            follow[channel, behind] = n
+            key = _unsigned(n)
+        if seen & (_1 << key):
             return _FAILED
-        name, at = _name(data, at + 2)
-        if data[at] != _COLON:
-            return _FAILED
-        n = follow[channel, before]
-        if plan[channel, n, KEY] != name:
-            n = 0
-            while plan[channel, n, KEY] != name:
-                n += 1
-                if n == plan.shape[1]:
-                    return _FAILED
-            follow[channel, before] = n
-        bit = 1 << n
-        if seen & bit:
-            return _FAILED
-        seen |= bit
-        before = n + 1
-        at = _value(data, at + 1, row, plan, channel, n, ints, reals, texts, codes, fills)
+        seen |= _1 << key
+        behind = key + _1
+        at = _value(data, at, row, channel, key, keys, into)
         if at < 0:
             return _FAILED
-    required = channels[channel, REQUIRED]
-    if data[at] != _CLOSE or seen & required != required:
+    required = _unsigned(channels[channel, REQUIRED])
+    if seen & required != required:
         return _FAILED
     first = channels[channel, FIRST]
-    ints[first + MESSAGE, row] = message
-    ints[first + PLACE, row] = place
-    ints[first + SEEN, row] = seen
-    rows[channel, 0] = row + 1
+    into.ints[_unsigned(first + MESSAGE), row] = number
+    into.ints[_unsigned(first + ARRIVAL), row] = messages.arrivals[number] + place
+    into.ints[_unsigned(first + RECEIVED), row] = messages.stamps[number]
+    into.ints[_unsigned(first + SEEN), row] = np.int64(seen)
+    into.rows[channel, 0] += 1
     return at + 1
 
 
-@_called
-def _message(data, at, stop, message, plan, channels, follow, ints, reals, texts, codes, rows, fills):
+@_inlined
+def _message(data, number, messages, steps, into):
     """Read one message; says whether it was taken."""
+    at, stop = messages.begins[number], messages.ends[number]
     if data[at] != _BEGIN:
         return False
     at += 1
@@ -262,7 +386,7 @@ def _message(data, at, stop, message, plan, channels, follow, ints, reals, texts
         return at + 1 == stop
     place = 0
     while True:
-        at = _event(data, at, message, place, plan, channels, follow, ints, reals, texts, codes, rows, fills)
+        at = _event(data, at, number, place, messages, steps, into)
         if at < 0:
             return False
         if data[at] == _END:
@@ -273,34 +397,40 @@ def _message(data, at, stop, message, plan, channels, follow, ints, reals, texts
         place += 1
 
 
+_INTS = types.int64[:, ::1]
+
+
 @njit(
-    "void(u1[::1], i8[::1], i8[::1], i8[:,:,::1], i8[:,::1], i8[:,::1], i8[:,::1], f8[:,::1], u1[:,::1],"
-    "i2[:,::1], i8[:,::1], i8[:,::1], b1[::1])",
+    types.void(
+        types.uint8[::1],
+        types.NamedUniTuple(types.int64[::1], 4, Messages),
+        types.NamedTuple((types.int64[:, :, ::1], _INTS), Steps),
+        types.NamedTuple(
+            (_INTS, types.float64[:, ::1], types.uint8[:, ::1], types.int16[:, ::1], _INTS, _INTS, _INTS),
+            Cells,
+        ),
+        types.boolean[::1],
+    ),
     cache=True,
     nogil=True,
     **_BARE,
 )
-def scan(data, begins, ends, plan, channels, follow, ints, reals, texts, codes, rows, fills, taken):
-    """Read every message that is certain.
+def scan(data, messages, steps, into, taken):
+    """Read every message that is certain, and say in `taken` which those are; see `plan` for the arrays.
 
-    `data`: the messages from `begins` to `ends`, behind each a byte that no JSON may have there, and zeros as
-    far as the longest look ahead. `plan`, `channels`, `follow`: see `plan`. `ints`, `reals`: a row for each
-    column; `texts`, `codes`: for each column of strings and lists the bytes and codes of all rows, whose
-    beginnings stand in `ints`. `rows`, `fills`: how many rows each channel has and how full each pool is, now
-    and behind the last message that was taken. `taken`: by message.
+    Behind each message stands in `data` a byte that no JSON may have there, and behind the last zeros as far
+    as the longest look ahead.
     """
-    for message in range(len(begins)):
-        taken[message] = _message(
-            data, begins[message], ends[message], message, plan, channels, follow,
-            ints, reals, texts, codes, rows, fills,
-        )  # fmt: skip
+    rows, fills = into.rows, into.fills
+    for number in range(len(taken)):
+        taken[number] = _message(data, number, messages, steps, into)
         for n in range(len(rows)):
-            if taken[message]:
+            if taken[number]:
                 rows[n, 1] = rows[n, 0]
             else:
                 rows[n, 0] = rows[n, 1]
         for n in range(len(fills)):
-            if taken[message]:
+            if taken[number]:
                 fills[n, 1] = fills[n, 0]
             else:
                 fills[n, 0] = fills[n, 1]
