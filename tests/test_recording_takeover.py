@@ -136,6 +136,19 @@ def test_a_replay_of_a_follower_ends_with_it_though_the_recording_goes_on(
             follower.stop()
 
 
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_replay_of_a_recording_in_which_nothing_came_ends_with_it(
+    vendor: Vendor, settings: Settings, follows: bool
+) -> None:
+    recorders = [WebSocketDataRecorder(["AAPL"], settings=settings) for _ in range(2)]
+    for recorder in recorders:
+        recorder.start()
+    with followed(recorders[follows]) as seen:
+        recorders[follows].stop()
+    assert seen == []
+    recorders[not follows].stop()
+
+
 def test_a_replay_waits_for_a_receiver_that_was_killed(vendor: Vendor, settings: Settings) -> None:
     recorder = WebSocketDataRecorder(["AAPL"], settings=settings)
     recorder.start()

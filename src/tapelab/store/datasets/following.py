@@ -54,7 +54,12 @@ def to_come(folder: Path, known: Manifest, stop: threading.Event) -> Iterator[Ba
             elif alive and not decoder.final:
                 stop.wait(LOOK_EVERY)
             else:
-                folder = found_again(folder, known)
+                try:
+                    folder = found_again(folder, known)
+                except StoreError:
+                    if given < 0:
+                        return  # nothing came, so nothing was kept
+                    raise
                 now = manifest.load(folder)
                 if now.version or now.decoded.shift != known.decoded.shift:
                     yield from _behind(folder, now, given)
