@@ -143,7 +143,7 @@ def _ended_early(whole: Dataset) -> Dataset:
     if not known.ended or clock.now() < closes or max(known.ended, declared) > closes - UNHEARD:
         return whole
     channels = tuple(str(channel) for channel in whole.provenance.get("channels", ()))
-    return _lost(whole, Lost(known.ended, closes, NOT_RUNNING, channels, known.last_arrival))
+    return _lost(whole, Lost(known.ended, closes, NOT_RUNNING, channels))
 
 
 def _lost(whole: Dataset, *more: Lost) -> Dataset:

@@ -23,7 +23,7 @@ from tapelab.store import files
 from tapelab.store.datasets import manifest, merging, overlay, parts
 from tapelab.store.datasets.dataset import Dataset, check_name, folder_of
 from tapelab.store.datasets.growing import JOURNAL
-from tapelab.store.datasets.manifest import Journaled, Lost, Manifest, Segment
+from tapelab.store.datasets.manifest import Journaled, Manifest, Segment
 from tapelab.store.journal.reading import ARRIVAL_BITS
 
 PART_ROWS = 1_000_000
@@ -148,7 +148,6 @@ def merge(first: Dataset, *others: Dataset, name: str) -> Dataset:
         [{kind: source.table(kind) for kind in ("quotes", "trades")} for source in sources],
         received=first.clock == "received",
     )
-    gaps = merging.gaps_of_all([(one.heard, one.gaps) for one in found])
     made = Manifest(
         id=uuid.uuid4().hex,
         version=1,
@@ -157,7 +156,7 @@ def merge(first: Dataset, *others: Dataset, name: str) -> Dataset:
         begun=min(one.begun for one in found),
         ended=max(one.ended for one in found),
         heard=merging.heard_by(one.heard for one in found),
-        gaps=tuple(_placed(gap, rows) for gap in gaps),
+        gaps=merging.gaps_of_all([(one.heard, one.gaps) for one in found]),
         tags=tuple(dict.fromkeys(tag for one in found for tag in one.tags)),
         marks=tuple(dict.fromkeys(mark for one in found for mark in one.marks)),
         counts={k: sum(one.counts.get(k, 0) for one in found) for one in found for k in one.counts},
@@ -197,15 +196,6 @@ def _made(
     return Dataset(path, whole)
 
 
-def _placed(gap: Lost, rows: Mapping[str, pa.Table]) -> Lost:
-    """A gap behind the last event that arrived before it."""
-    before = [
-        pc.max(table.column("arrival").filter(pc.less_equal(table.column("ts_recv"), gap.start))).as_py()
-        for table in rows.values()
-    ]
-    return msgspec.structs.replace(gap, after=max((n for n in before if n is not None), default=-1))
-
-
 def append(target: Dataset, recording: Dataset) -> Dataset:
     """`target` with `recording` behind it, as a new version; the recording itself stays as it is.
 
@@ -240,7 +230,7 @@ def append(target: Dataset, recording: Dataset) -> Dataset:
             segments=(*mine.segments, *segments),
             symbols=parts.merge([mine.symbols, more.symbols]),
             heard=(*mine.heard, *more.heard),
-            gaps=(*mine.gaps, *(_shifted(gap, shift) for gap in more.gaps)),
+            gaps=(*mine.gaps, *more.gaps),
             tags=tuple(dict.fromkeys((*mine.tags, *more.tags))),
             marks=(*mine.marks, *more.marks),
             counts={k: mine.counts.get(k, 0) + more.counts.get(k, 0) for k in {**mine.counts, **more.counts}},
@@ -305,7 +295,3 @@ def _share(source: str | Path, target: str | Path) -> str:
     except OSError:
         shutil.copy2(source, target)
     return str(target)
-
-
-def _shifted(gap: Lost, shift: int) -> Lost:
-    return msgspec.structs.replace(gap, after=gap.after + shift)

@@ -405,7 +405,7 @@ class Growing:
         known = {(gap.start, gap.end, gap.cause) for gap in self.manifest.gaps}
         if (start, end, cause) not in known:  # damage is found again on every reading
             channels = tuple(str(c) for c in _list(self.manifest.provenance.get("channels")))
-            gap = Lost(start, end, cause, channels, self._arrival)
+            gap = Lost(start, end, cause, channels)
             self._change(gaps=(*self.manifest.gaps, gap))
 
 

@@ -65,7 +65,7 @@ class Heard(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """A gap: our clock, ns UTC; `after` is the arrival number of the last message before it.
+    """A gap: our clock, ns UTC.
 
     `symbols`: of which it lost something; none named means all that were subscribed.
     """
@@ -74,7 +74,6 @@ class Lost(msgspec.Struct, frozen=True):
     end: int
     cause: str
     channels: tuple[str, ...] = ()
-    after: int = -1
     symbols: tuple[str, ...] = ()
 
 
