@@ -79,3 +79,5 @@ def test_the_keys_that_the_vendors_bucket_lists_are_understood(shared: Path) -> 
         assert catalogue.key_of(*found) == key
         assert key.startswith(f"{found[0]}/{found[1].year}/")
     assert catalogue.read_key(keys[0].replace("/07/", "/08/")) is None
+    assert catalogue.read_key(keys[0].removesuffix(".gz")) is None
+    assert catalogue.read_key(keys[0].replace("_v1", "_v9")) is None
