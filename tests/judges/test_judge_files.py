@@ -195,6 +195,15 @@ def test_a_file_that_we_write_is_read_by_polars_as_its_own(
     assert_frame_equal(again.fill_null(0), pl.concat([theirs, theirs]).fill_null(0), check_exact=True)
 
 
+def test_a_file_of_nothing_but_its_header_is_an_empty_table(shared: Path) -> None:
+    for product in wire.PRODUCTS:
+        text = ",".join(headers(shared)[product]) + "\n"
+        table = wire.read_flat_file(text.encode(), product, day=DAY)
+        assert (len(table), len(pl.read_csv(text.encode()))) == (0, 0)
+        assert table.schema.equals(SCHEMAS[wire.PRODUCTS[product].kind])
+        assert wire.write_flat_file(table, product).decode() == text
+
+
 BASES = {"1m": "minute_aggs_v1", "1d": "day_aggs_v1", "trades": "trades_v1", "quotes": "quotes_v1"}
 REFUSED = [
     (FUTURES, "ticker", ""),

@@ -1,0 +1,280 @@
+"""Many messages of the stream as Python's own JSON reads them, in frames of a WebSocket library."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from datetime import date, datetime
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import papers
+import polars as pl
+import pytest
+from papers import MILLISECOND
+from polars.testing import assert_frame_equal
+from websockets.frames import Frame, Opcode
+
+from tapelab.market.tables import SCHEMAS
+from tapelab.massive import wire
+from tapelab.massive.wire import compiled
+from tapelab.massive.wire.bulk import AT_LEAST, AT_MOST
+
+pytestmark = pytest.mark.judge
+
+MESSAGES, TOGETHER = 400, 50  # those that came at one time
+NOON = papers.instant(date(2026, 10, 2), 12) // MILLISECOND
+TABLES = {"T": "trades", "Q": "quotes", "A": "bars_1s", "AM": "bars"}
+KIND = {"trades": "trades", "quotes": "quotes", "bars_1s": "bars", "bars": "bars"}
+# Which key is which column of ours, and what a message may say there: JSON as it stands on the wire.
+COLUMN = {
+    "T": {
+        "sym": "symbol", "x": "exchange", "i": "id", "z": "tape", "p": "price", "s": "size",
+        "c": "conditions",
+        "t": "ts_event", "pt": "ts_participant", "q": "sequence", "trfi": "trf_id", "trft": "ts_trf",
+    },
+    "Q": {
+        "sym": "symbol", "bx": "bid_exchange", "bp": "bid", "bs": "bid_size", "ax": "ask_exchange",
+        "ap": "ask",
+        "as": "ask_size", "c": "conditions", "i": "indicators", "t": "ts_event", "q": "sequence", "z": "tape",
+    },
+    "AM": {
+        "sym": "symbol", "v": "volume", "vw": "vwap", "o": "open", "c": "close", "h": "high", "l": "low",
+        "s": "timestamp",
+    },
+}  # fmt: skip
+COLUMN["A"] = COLUMN["AM"]
+REQUIRED = {"T": "sym p s t", "Q": "sym t", "AM": "sym v o c h l s", "A": "sym v o c h l s"}
+EXACT = {"T": ("ds", "s"), "A": ("dv", "v"), "AM": ("dv", "v")}
+PASSED = {"av": "12345", "dav": '"1.5"', "op": "9.75", "a": "-0.5", "z": "60", "e": "1", "otc": "true"}
+NONE_WHEN_ZERO = {"bid", "ask", "trf_id", "ts_trf", "ts_participant"}
+PRICES = ("1", "0.0001", "114.125", "4974.8", "123456.123456", "99")
+SIZES = ("0", "1", "100", "123456789")
+# What no event may say: each makes it malformed, and takes nothing else with it.
+BROKEN = {
+    "T": {
+        "p": "-1", "s": "-5", "x": "40000", "z": "200", "t": "1000", "q": "-1", "c": "[40000]", "ds": '"1e5"',
+        "sym": "7", "pt": "1.5", "i": "[]",
+    },
+    "Q": {"bp": "-0.1", "as": '"1"', "bx": "-1", "c": "[1]", "i": "[40000]", "t": "null", "z": "128"},
+    "A": {"o": "null", "v": "-1", "s": "9999999999999999", "h": '"1"'},
+    "AM": {"c": "true", "l": "-1", "s": "1.5", "dv": "1"},
+}  # fmt: skip
+
+
+class Message(NamedTuple):
+    payload: bytes
+    ts_recv: int
+    arrival: int
+
+
+def said(chance: random.Random, channel: str) -> dict[str, str]:
+    """An event, each key with its JSON; what it may lack, it sometimes does."""
+    listed = ["[]", "[0]", "[12,37]", "[32767,0,41]"]
+
+    def value(key: str) -> str:
+        column = COLUMN[channel].get(key, key)
+        if key in PASSED and column == key:
+            return PASSED[key]
+        if column in ("timestamp", "ts_event", "ts_participant", "ts_trf"):
+            return str(NOON + chance.randrange(10**6))
+        if column == "symbol":
+            return json.dumps(chance.choice(papers.SYMBOLS))
+        if column == "id":
+            return chance.choice(['"71675577320245"', '"7"', "8310", '"x y"', '""'])
+        if key in ("ds", "dv"):
+            return chance.choice(['"0.25"', '"100"', '"12345678.123456"', '"00.5"'])
+        if column == "conditions" and channel == "Q":
+            return chance.choice(["0", "1", "81"])
+        if column in ("conditions", "indicators"):
+            return chance.choice(listed)
+        if column in ("exchange", "bid_exchange", "ask_exchange", "trf_id"):
+            return chance.choice(["0", "1", "202", "32767"])
+        if column == "tape":
+            return chance.choice(["1", "3", "127"])
+        if column == "sequence":
+            return chance.choice(["0", "50385480", "999999999999999999"])
+        if column in ("bid", "ask"):
+            return chance.choice(("0", "0.0", *PRICES))
+        return chance.choice(SIZES if column in ("size", "volume", "bid_size", "ask_size") else PRICES)
+
+    keys = [*COLUMN[channel], *EXACT.get(channel, ())[:1], *(PASSED if channel in ("A", "AM") else ())]
+    full = chance.random() < 0.5
+    kept = [k for k in keys if full or k in REQUIRED[channel].split() or chance.random() < 0.7]
+    if chance.random() < 0.2:
+        chance.shuffle(kept)
+    return {"ev": f'"{channel}"', **{key: value(key) for key in kept}}
+
+
+def written(events: list[dict[str, str]], comma: str = ",") -> str:
+    """A message of events."""
+    return "[" + comma.join("{" + comma.join(f'"{k}":{v}' for k, v in e.items()) + "}" for e in events) + "]"
+
+
+class Told(NamedTuple):
+    """Messages, and what they say: rows by table, and what is to be counted."""
+
+    messages: list[Message]
+    rows: dict[str, list[dict[str, Any]]]
+    malformed: int
+    unknown: Counter[str]
+    unknown_fields: Counter[tuple[str, str]]
+
+
+def told(*, awkward: bool, seed: int = papers.SEED) -> Told:
+    """Messages as they come; `awkward`: with all that may happen to them between the plain ones."""
+    chance = random.Random(seed)
+    told = Told([], {name: [] for name in KIND}, 0, Counter(), Counter())
+    malformed, at = 0, 0
+    for number in range(MESSAGES):
+        events = [said(chance, chance.choice(list(TABLES))) for _ in range(chance.randrange(1, 12))]
+        broken: set[int] = set()
+        comma = ","
+        if awkward and number % 40 == 0:  # no JSON
+            events, broken = [{**events[0], "p": ""}], {0}
+        elif awkward and number % 3 == 0:
+            place, event = chance.choice(list(enumerate(events)))
+            channel = json.loads(event["ev"])
+            match chance.randrange(9):
+                case 0:
+                    event |= [chance.choice(list(BROKEN[channel].items()))]
+                    broken = {place}
+                case 1:
+                    del event[chance.choice(REQUIRED[channel].split())]
+                    broken = {place}
+                case 2:
+                    name = chance.choice(["new", "newer", "brand_new"])
+                    event[name] = chance.choice(["1", '"x"', "-2.5", "true", "false", "null", "[1]"])
+                    told.unknown_fields[channel, name] += 1
+                case 3:
+                    events.insert(place, {"ev": '"LULD"', "T": '"A"', "t": f"{NOON}"})
+                    told.unknown["LULD"] += 1
+                case 4:
+                    events.insert(place, {"ev": '"status"', "status": '"success"', "message": '"hello"'})
+                case 5:
+                    event["sym"] = chance.choice(['"\\u00e9"', '"é"', '"A\\/B"', '"C\\"D"'])
+                case 6:
+                    comma = " , "
+                case 7:  # numbers that take more than adding up their digits
+                    event |= [
+                        ("q", f"{2**63 - 1}") if "q" in COLUMN[channel] else ("h", "0.1234567890123456789")
+                    ]
+                    event[{"Q": "bp", "T": "p"}.get(channel, "l")] = chance.choice(
+                        ["9007199254740993", "1.5e2"]
+                    )
+                case _:
+                    events.append(events[0])
+        payload = written(events, comma).encode()
+        stamp, arrival = 10**18 + number // TOGETHER, at + len(framed(payload)) - len(payload)
+        at = arrival + len(payload)
+        told.messages.append(Message(payload, stamp, arrival))
+        malformed += len(broken)
+        for place, event in enumerate(json.loads(payload) if "" not in events[0].values() else ()):
+            if place not in broken and event["ev"] in TABLES:
+                told.rows[TABLES[event["ev"]]].append(row(event, stamp, arrival + place))
+    return told._replace(malformed=malformed)
+
+
+def framed(payload: bytes) -> bytes:
+    """A message as it comes out of a socket."""
+    return Frame(Opcode.TEXT, payload).serialize(mask=False)
+
+
+def row(event: dict[str, Any], ts_recv: int, arrival: int) -> dict[str, Any]:
+    """What an event says in our own columns."""
+    channel = event["ev"]
+    out: dict[str, Any] = {column: event.get(key) for key, column in COLUMN[channel].items()}
+    exact, size = EXACT.get(channel, ("", ""))
+    if exact in event:
+        out[COLUMN[channel][size]] = float(event[exact])
+    for name in NONE_WHEN_ZERO & set(out):
+        out[name] = out[name] or None
+    for name in ("timestamp", "ts_event", "ts_participant", "ts_trf"):
+        if out.get(name) is not None:
+            out[name] *= MILLISECOND
+    if channel in ("A", "AM"):
+        return out | {
+            "session": datetime.fromtimestamp(out["timestamp"] // 10**9, ZoneInfo("America/New_York")).date()
+        }
+    if out.get("id") is not None:
+        out["id"] = str(out["id"])
+    listed = out["conditions"]
+    out["conditions"] = ([listed] if listed is not None else None) if channel == "Q" else listed or None
+    if channel == "Q":
+        out["indicators"] = out["indicators"] or None
+    return out | {"ts_recv": ts_recv, "arrival": arrival}
+
+
+def compare(tables: dict[str, Any], rows: dict[str, list[dict[str, Any]]]) -> None:
+    """That tables hold what was said, no more and in order."""
+    assert set(tables) == set(rows)
+    for name, expected in rows.items():
+        tables[name].validate(full=True)
+        assert tables[name].schema.equals(SCHEMAS[KIND[name]])
+        ours = pl.from_arrow(tables[name])
+        assert isinstance(ours, pl.DataFrame)
+        assert_frame_equal(ours, pl.DataFrame(expected, schema=ours.schema, strict=False), check_exact=True)
+
+
+def counted(decoder: wire.FrameDecoder, what: Told) -> None:
+    """That everything which has no row was counted."""
+    assert decoder.malformed == what.malformed
+    assert decoder.unknown == what.unknown
+    assert decoder.unknown_fields == what.unknown_fields
+
+
+@pytest.mark.parametrize("awkward", [False, True])
+def test_messages_are_read_as_json_says(awkward: bool) -> None:
+    what, decoder = told(awkward=awkward), wire.FrameDecoder()
+    for message in what.messages:
+        decoder.feed(message.payload, ts_recv=message.ts_recv, arrival=message.arrival)
+    compare(decoder.take(), what.rows)
+    counted(decoder, what)
+
+
+@pytest.fixture(scope="module")
+def kernel() -> compiled.Kernel:
+    ready = compiled.wait()
+    assert ready is not None, compiled.problem()
+    return ready
+
+
+@pytest.mark.parametrize("awkward", [False, True])
+def test_many_messages_at_once_are_read_as_json_says(kernel: compiled.Kernel, awkward: bool) -> None:
+    what, decoder = told(awkward=awkward), wire.BulkDecoder()
+    few, half = MESSAGES // 50, MESSAGES // 2
+    parts = [what.messages[:few], what.messages[few:half], what.messages[half:]]
+    sizes = list(map(decoder.feed, parts))
+    assert sizes == [sum(len(message.payload) for message in part) for part in parts]
+    assert sizes[0] < AT_LEAST < sizes[1]
+    compare(decoder.take(), what.rows)
+    counted(decoder.plain, what)
+    assert awkward or decoder.compiled == MESSAGES - few
+    assert set(map(len, decoder.take().values())) == {0}
+
+
+@pytest.mark.parametrize("awkward", [False, True])
+def test_frames_side_by_side_are_read_as_json_says(kernel: compiled.Kernel, awkward: bool) -> None:
+    what, decoder = told(awkward=awkward), wire.BulkDecoder()
+    items: list[wire.Run | Message] = []
+    for first in range(0, MESSAGES, TOGETHER):
+        some = what.messages[first : first + TOGETHER]
+        if first == TOGETHER:  # these come one by one
+            items += some
+            continue
+        data = b"".join(framed(message.payload) for message in some)
+        begins, ends = np.empty(MESSAGES, np.int64), np.empty(MESSAGES, np.int64)
+        found, end = kernel.walk(np.frombuffer(data, np.uint8), 0, begins, ends)
+        assert (found, end) == (TOGETHER, len(data))
+        base = some[0].arrival - int(begins[0])
+        run = wire.Run(data, begins[:found].copy(), ends[:found].copy(), some[0].ts_recv, base)
+        assert list(run.each()) == [(message.payload, message.arrival) for message in some]
+        items.append(run)
+    times = 1 if awkward else 25  # so that they are taken in several goes
+    size = decoder.feed(items * times)
+    assert size == sum(len(message.payload) for message in what.messages) * times
+    compare(decoder.take(), {name: rows * times for name, rows in what.rows.items()})
+    counted(decoder.plain, what)
+    assert awkward or (size > AT_MOST and decoder.compiled == MESSAGES * times)
