@@ -79,6 +79,7 @@ def test_the_container_runs_a_command_as_somebody_without_rights() -> None:
     assert json.loads(said["ENTRYPOINT"]) == ["tapelab"]
     chosen = parser().parse_args(json.loads(said["CMD"]))
     assert f":{chosen.health_port}/" in said["HEALTHCHECK"]
+    assert "podman build --format docker " in CONTAINER  # an image of podman's own format has no health check
     [shown] = re.findall(r"-v \S+ tapelab (.*)$", CONTAINER, re.M)
     parser().parse_args(shlex.split(shown))
     for source in said["COPY"].split()[:-1]:
