@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from datetime import date, datetime
+from functools import cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -24,21 +25,21 @@ from tapelab.massive.wire.bulk import AT_LEAST, AT_MOST
 
 pytestmark = pytest.mark.judge
 
-MESSAGES, TOGETHER = 400, 50  # those that came at one time
+MESSAGES, TOGETHER = 1_200, 50  # those that came at one time
+TIMES = 8  # as often as it takes to need several goes
 NOON = papers.instant(date(2026, 10, 2), 12) // MILLISECOND
 TABLES = {"T": "trades", "Q": "quotes", "A": "bars_1s", "AM": "bars"}
 KIND = {"trades": "trades", "quotes": "quotes", "bars_1s": "bars", "bars": "bars"}
 # Which key is which column of ours, and what a message may say there: JSON as it stands on the wire.
 COLUMN = {
     "T": {
-        "sym": "symbol", "x": "exchange", "i": "id", "z": "tape", "p": "price", "s": "size",
-        "c": "conditions",
-        "t": "ts_event", "pt": "ts_participant", "q": "sequence", "trfi": "trf_id", "trft": "ts_trf",
+        "sym": "symbol", "x": "exchange", "i": "id", "z": "tape", "p": "price", "s": "size", "t": "ts_event",
+        "c": "conditions", "pt": "ts_participant", "q": "sequence", "trfi": "trf_id", "trft": "ts_trf",
     },
     "Q": {
         "sym": "symbol", "bx": "bid_exchange", "bp": "bid", "bs": "bid_size", "ax": "ask_exchange",
-        "ap": "ask",
-        "as": "ask_size", "c": "conditions", "i": "indicators", "t": "ts_event", "q": "sequence", "z": "tape",
+        "ap": "ask", "as": "ask_size", "c": "conditions", "i": "indicators", "t": "ts_event", "z": "tape",
+        "q": "sequence",
     },
     "AM": {
         "sym": "symbol", "v": "volume", "vw": "vwap", "o": "open", "c": "close", "h": "high", "l": "low",
@@ -50,16 +51,44 @@ REQUIRED = {"T": "sym p s t", "Q": "sym t", "AM": "sym v o c h l s", "A": "sym v
 EXACT = {"T": ("ds", "s"), "A": ("dv", "v"), "AM": ("dv", "v")}
 PASSED = {"av": "12345", "dav": '"1.5"', "op": "9.75", "a": "-0.5", "z": "60", "e": "1", "otc": "true"}
 NONE_WHEN_ZERO = {"bid", "ask", "trf_id", "ts_trf", "ts_participant"}
-PRICES = ("1", "0.0001", "114.125", "4974.8", "123456.123456", "99")
-SIZES = ("0", "1", "100", "123456789")
+EARLIEST, LATEST = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100
+# Numbers that take more than adding up their digits, and what is no JSON at all.
+ODD = (
+    "9007199254740993",
+    "999999999999999999",
+    "0.1234567890123456789",
+    "1.5e2",
+    "12345678901234567890.5",
+    "-0",
+)
+NO_JSON = (
+    "",
+    "01",
+    "1.",
+    ".5",
+    "1..2",
+    "+1",
+    "tru",
+    "falze",
+    "nul",
+    '"a',
+    "'a'",
+    "[1,]",
+    "[1;2]",
+    "1 2",
+    '"a\tb"',
+)
 # What no event may say: each makes it malformed, and takes nothing else with it.
 BROKEN = {
     "T": {
-        "p": "-1", "s": "-5", "x": "40000", "z": "200", "t": "1000", "q": "-1", "c": "[40000]", "ds": '"1e5"',
-        "sym": "7", "pt": "1.5", "i": "[]",
+        "p": "-1", "s": "-5", "x": "32768", "z": "128", "t": f"{EARLIEST - 1}", "q": f"{2**63}", "sym": "7",
+        "trft": f"{LATEST + 1}", "pt": "1.5", "c": "[32768]", "ds": '"1e5"', "i": "[]",
     },
-    "Q": {"bp": "-0.1", "as": '"1"', "bx": "-1", "c": "[1]", "i": "[40000]", "t": "null", "z": "128"},
-    "A": {"o": "null", "v": "-1", "s": "9999999999999999", "h": '"1"'},
+    "Q": {
+        "bp": "-0.1", "as": '"1"', "bx": "-1", "c": "[1]", "i": "[40000]", "t": "null", "z": "128",
+        "q": "1.5", "sym": "true",
+    },
+    "A": {"o": "null", "v": "-1", "s": f"{LATEST + 1}", "h": '"1"'},
     "AM": {"c": "true", "l": "-1", "s": "1.5", "dv": "1"},
 }  # fmt: skip
 
@@ -72,33 +101,41 @@ class Message(NamedTuple):
 
 def said(chance: random.Random, channel: str) -> dict[str, str]:
     """An event, each key with its JSON; what it may lack, it sometimes does."""
-    listed = ["[]", "[0]", "[12,37]", "[32767,0,41]"]
+
+    def whole(most: int) -> str:
+        return str(chance.randrange(10 ** chance.randrange(1, most + 1)))
+
+    def decimal() -> str:
+        return whole(9) + chance.choice(["", "", f".{chance.randrange(10**4):04}", f".{whole(6)}"])
 
     def value(key: str) -> str:
         column = COLUMN[channel].get(key, key)
         if key in PASSED and column == key:
             return PASSED[key]
-        if column in ("timestamp", "ts_event", "ts_participant", "ts_trf"):
-            return str(NOON + chance.randrange(10**6))
+        if column in ("timestamp", "ts_event"):
+            return str(chance.choice([NOON + chance.randrange(10**6)] * 5 + [EARLIEST, LATEST]))
+        if column in ("ts_participant", "ts_trf"):
+            return str(chance.choice([NOON - chance.randrange(10**6)] * 5 + [0, LATEST]))
         if column == "symbol":
             return json.dumps(chance.choice(papers.SYMBOLS))
         if column == "id":
-            return chance.choice(['"71675577320245"', '"7"', "8310", '"x y"', '""'])
+            text = "".join(map(chr, chance.choices(range(32, 127), k=chance.randrange(21))))
+            return chance.choice([whole(18), json.dumps(text.replace('"', "'").replace("\\", "/"))])
         if key in ("ds", "dv"):
-            return chance.choice(['"0.25"', '"100"', '"12345678.123456"', '"00.5"'])
+            return f'"{chance.choice(["", "0", "00"])}{decimal()}"'
         if column == "conditions" and channel == "Q":
-            return chance.choice(["0", "1", "81"])
+            return chance.choice(["0", "1", "81", "32767"])
         if column in ("conditions", "indicators"):
-            return chance.choice(listed)
+            return chance.choice(["[]", "[0]", "[12,37]", "[32767,0,41]"])
         if column in ("exchange", "bid_exchange", "ask_exchange", "trf_id"):
-            return chance.choice(["0", "1", "202", "32767"])
+            return chance.choice(["0", whole(4), "32767"])
         if column == "tape":
-            return chance.choice(["1", "3", "127"])
+            return chance.choice(["0", "3", "127"])
         if column == "sequence":
-            return chance.choice(["0", "50385480", "999999999999999999"])
-        if column in ("bid", "ask"):
-            return chance.choice(("0", "0.0", *PRICES))
-        return chance.choice(SIZES if column in ("size", "volume", "bid_size", "ask_size") else PRICES)
+            return whole(18)
+        if column in ("size", "volume", "bid_size", "ask_size"):
+            return whole(15)
+        return decimal()
 
     keys = [*COLUMN[channel], *EXACT.get(channel, ())[:1], *(PASSED if channel in ("A", "AM") else ())]
     full = chance.random() < 0.5
@@ -123,21 +160,23 @@ class Told(NamedTuple):
     unknown_fields: Counter[tuple[str, str]]
 
 
-def told(*, awkward: bool, seed: int = papers.SEED) -> Told:
+@cache
+def told(awkward: bool) -> Told:
     """Messages as they come; `awkward`: with all that may happen to them between the plain ones."""
-    chance = random.Random(seed)
+    chance = random.Random(papers.SEED)
     told = Told([], {name: [] for name in KIND}, 0, Counter(), Counter())
     malformed, at = 0, 0
     for number in range(MESSAGES):
         events = [said(chance, chance.choice(list(TABLES))) for _ in range(chance.randrange(1, 12))]
         broken: set[int] = set()
         comma = ","
-        if awkward and number % 40 == 0:  # no JSON
-            events, broken = [{**events[0], "p": ""}], {0}
+        if no_json := awkward and number % 20 == 0:
+            events = [{**events[0], chance.choice(list(events[0])[1:]): chance.choice(NO_JSON)}]
+            broken = {0}
         elif awkward and number % 3 == 0:
             place, event = chance.choice(list(enumerate(events)))
             channel = json.loads(event["ev"])
-            match chance.randrange(9):
+            match chance.randrange(10):
                 case 0:
                     event |= [chance.choice(list(BROKEN[channel].items()))]
                     broken = {place}
@@ -157,13 +196,11 @@ def told(*, awkward: bool, seed: int = papers.SEED) -> Told:
                     event["sym"] = chance.choice(['"\\u00e9"', '"é"', '"A\\/B"', '"C\\"D"'])
                 case 6:
                     comma = " , "
-                case 7:  # numbers that take more than adding up their digits
-                    event |= [
-                        ("q", f"{2**63 - 1}") if "q" in COLUMN[channel] else ("h", "0.1234567890123456789")
-                    ]
-                    event[{"Q": "bp", "T": "p"}.get(channel, "l")] = chance.choice(
-                        ["9007199254740993", "1.5e2"]
-                    )
+                case 7:
+                    event[{"Q": "bp", "T": "p"}.get(channel, "l")] = chance.choice(ODD)
+                case 8:
+                    key = chance.choice(REQUIRED[channel].split())
+                    event[key] = f'{event[key]},"{key}":{said(chance, channel)[key]}'
                 case _:
                     events.append(events[0])
         payload = written(events, comma).encode()
@@ -171,7 +208,7 @@ def told(*, awkward: bool, seed: int = papers.SEED) -> Told:
         at = arrival + len(payload)
         told.messages.append(Message(payload, stamp, arrival))
         malformed += len(broken)
-        for place, event in enumerate(json.loads(payload) if "" not in events[0].values() else ()):
+        for place, event in enumerate(json.loads(payload) if not no_json else ()):
             if place not in broken and event["ev"] in TABLES:
                 told.rows[TABLES[event["ev"]]].append(row(event, stamp, arrival + place))
     return told._replace(malformed=malformed)
@@ -227,7 +264,7 @@ def counted(decoder: wire.FrameDecoder, what: Told) -> None:
 
 @pytest.mark.parametrize("awkward", [False, True])
 def test_messages_are_read_as_json_says(awkward: bool) -> None:
-    what, decoder = told(awkward=awkward), wire.FrameDecoder()
+    what, decoder = told(awkward), wire.FrameDecoder()
     for message in what.messages:
         decoder.feed(message.payload, ts_recv=message.ts_recv, arrival=message.arrival)
     compare(decoder.take(), what.rows)
@@ -243,8 +280,8 @@ def kernel() -> compiled.Kernel:
 
 @pytest.mark.parametrize("awkward", [False, True])
 def test_many_messages_at_once_are_read_as_json_says(kernel: compiled.Kernel, awkward: bool) -> None:
-    what, decoder = told(awkward=awkward), wire.BulkDecoder()
-    few, half = MESSAGES // 50, MESSAGES // 2
+    what, decoder = told(awkward), wire.BulkDecoder()
+    few, half = MESSAGES // 200, MESSAGES // 2
     parts = [what.messages[:few], what.messages[few:half], what.messages[half:]]
     sizes = list(map(decoder.feed, parts))
     assert sizes == [sum(len(message.payload) for message in part) for part in parts]
@@ -257,7 +294,7 @@ def test_many_messages_at_once_are_read_as_json_says(kernel: compiled.Kernel, aw
 
 @pytest.mark.parametrize("awkward", [False, True])
 def test_frames_side_by_side_are_read_as_json_says(kernel: compiled.Kernel, awkward: bool) -> None:
-    what, decoder = told(awkward=awkward), wire.BulkDecoder()
+    what, decoder = told(awkward), wire.BulkDecoder()
     items: list[wire.Run | Message] = []
     for first in range(0, MESSAGES, TOGETHER):
         some = what.messages[first : first + TOGETHER]
@@ -272,7 +309,7 @@ def test_frames_side_by_side_are_read_as_json_says(kernel: compiled.Kernel, awkw
         run = wire.Run(data, begins[:found].copy(), ends[:found].copy(), some[0].ts_recv, base)
         assert list(run.each()) == [(message.payload, message.arrival) for message in some]
         items.append(run)
-    times = 1 if awkward else 25  # so that they are taken in several goes
+    times = 1 if awkward else TIMES
     size = decoder.feed(items * times)
     assert size == sum(len(message.payload) for message in what.messages) * times
     compare(decoder.take(), {name: rows * times for name, rows in what.rows.items()})
