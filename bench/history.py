@@ -1,6 +1,6 @@
 """History: the lake beside day files and csv.gz, a file into the lake, small objects far away, cold queries.
 
-All bars are generated (seeded), with as many symbols as the vendor has and fewer bars a day where said.
+All bars are generated (seeded), as many symbols as the vendor has, with as many bars.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from tapelab.store.lake.arriving import DayFile
 PRODUCT = "us_stocks_sip/minute_aggs_v1"
 SYMBOLS = 10_000
 BARS = 183  # of a symbol on a day, on average: 1.83 million rows a day
-BARS_IN_LAKE = 60  # the 25 days of the lake hold a third of that, to be made in a minute
 DAYS = [s.date for s in sessions.between(Market.STOCKS, date(2024, 5, 14), date(2024, 6, 18))]
 ASKED = (3, 2_500, 5_555, 7_000, 9_999)  # five symbols, from everywhere in the alphabet
 OBJECTS, OBJECT_SIZE = 60, 20_000
@@ -60,12 +59,12 @@ def lake(folder: Path) -> list[Row]:
     at = Settings.load(home=folder / "lake", **KEYS)
     files = [folder / f"{day}.parquet" for day in DAYS]
     for day, file in zip(DAYS, files, strict=True):
-        bars = made(day, BARS_IN_LAKE)
+        bars = made(day, BARS)
         _keep(Lake(at), day, bars)
         pl.from_arrow(bars).write_parquet(file)
     took = seconds(lambda: Lake(at).compact(PRODUCT))
     text = folder / "one.csv.gz"
-    _write_csv(text, made(DAYS[0], BARS_IN_LAKE))
+    _write_csv(text, made(DAYS[0], BARS))
     asked = [names()[n] for n in ASKED]
     ours = [Lake(at).day_path(PRODUCT, day) for day in DAYS]
 
@@ -82,7 +81,7 @@ def lake(folder: Path) -> list[Row]:
         found = pd.read_csv(text)
         return found[found["ticker"].isin(asked)]
 
-    rows = SYMBOLS * BARS_IN_LAKE * len(DAYS)
+    rows = SYMBOLS * BARS * len(DAYS)
     what = f"5 symbols, 25 days of {rows / 1e6:.0f} M minute bars"
     mine, days, own, csv = _alternated(
         [from_lake, lambda: from_days(files), lambda: from_days(ours), from_csv], rounds=3
@@ -93,7 +92,6 @@ def lake(folder: Path) -> list[Row]:
             what, f"{mine:.4f} s, {peak:.0f} MB", f"{days:.3f} s polars, a Parquet a day", days / mine, "8 ×"
         ),
         Row("", "the same", f"{own:.3f} s polars on the lake's day files", own / mine),
-        # A real day has three times the rows, which the csv.gz pays for and the lake hardly.
         Row("", "the same", f"{25 * csv:.1f} s pandas, csv.gz (one day, × 25)", 25 * csv / mine, "1000 ×"),
         Row(f"25 days of {rows / 1e6:.0f} M bars into month files", f"{took:.1f} s", "", None),
     ]

@@ -27,7 +27,7 @@ from tapelab.market.clock import MINUTE
 from tapelab.market.symbols import Market
 from tapelab.massive import wire
 from tapelab.settings import Settings
-from tapelab.store.lake import DayFile, Dividends, Held, Lake, Splits
+from tapelab.store.lake import DayFile, Dividends, Held, Lake, Splits, compaction, sheets
 
 MINUTES = "us_stocks_sip/minute_aggs_v1"
 DAYS = [date(2013, 10, day) for day in (7, 8, 9, 10, 11)]
@@ -376,10 +376,31 @@ def test_a_damaged_month_file_is_not_missed_and_is_written_again(lake: Lake, tmp
     assert lake.verify() == []
 
 
-@pytest.mark.parametrize("rows_at_a_time", [7, 40, 10_000])
+def test_a_busy_symbols_month_is_read_without_its_neighbours(lake: Lake, tmp_path: Path) -> None:
+    busy = 390
+    for day in MONTH:
+        parts = [bars(name, day, rows=busy if name == "BAC" else 3) for name in CROWD]
+        source = tmp_path / f"{day}.csv"
+        table = tables.concat(parts, tables.BARS).drop("vwap")
+        source.write_bytes(wire.write_flat_file(table, MINUTES))
+        keep_file(lake, source, day)
+    (path,) = lake.compact(MINUTES)
+    assert busy * len(MONTH) >= compaction.ALONE
+    footer = sheets.footer(path)
+    assert footer is not None
+    assert [(group.first, group.last, group.rows) for group in footer.index] == [
+        ("A", "AIG", 6 * len(MONTH)),
+        ("BAC", "BAC", busy * len(MONTH)),
+        ("BApA", "Z", 6 * len(MONTH)),
+    ]
+    assert len(closes(lake, MONTH, ["BAC"])) == busy * len(MONTH)
+
+
+@pytest.mark.parametrize(("alone", "rows_at_a_time"), [(5, 7), (90, 100), (10_000, 40), (10_000, 10_000)])
 def test_a_month_in_many_slices_and_groups_is_the_same(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_a_time: int
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: int, rows_at_a_time: int
 ) -> None:
+    monkeypatch.setattr("tapelab.store.lake.compaction.ALONE", alone)
     for number, day in enumerate(MONTH):
         keep_day(lake, tmp_path, day, price=float(number), rows=4)
     expected = closes(lake, MONTH)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
 from zoneinfo import ZoneInfo
 
 from tapelab.errors import BadRange, NoData, UsageError
 from tapelab.market import clock, sessions
+from tapelab.market.sessions import Session
 from tapelab.market.symbols import Market
 
 Moment = str | date | datetime
@@ -31,10 +33,14 @@ class Range:
     def calendar_days(self) -> int:
         return (self.last - self.first).days + 1
 
-    def sessions(self) -> list[sessions.Session]:
+    def sessions(self) -> list[Session]:
         """The sessions that the range touches, oldest first."""
+        return list(self._sessions)
+
+    @cached_property
+    def _sessions(self) -> tuple[Session, ...]:
         touched = sessions.between(self.market, self.first, self.last)
-        return [s for s in touched if s.start < self.end and s.end > self.start]
+        return tuple(s for s in touched if s.start < self.end and s.end > self.start)
 
 
 def resolve(start: Moment, end: Moment, market: Market = Market.STOCKS) -> Range:

@@ -20,6 +20,7 @@ from tapelab.store.lake import sheets
 from tapelab.store.lake.arriving import DayFile
 
 SLICE = 1_000_000  # rows that are sorted at a time; a month of minute bars is 40 million
+ALONE = 2_048  # rows from which on a symbol's month is a row group of its own, read without a neighbour
 
 
 class Month(msgspec.Struct, frozen=True):
@@ -113,7 +114,7 @@ def _stretches(sources: list[_Source]) -> Iterator[tuple[str, str | None]]:
 
 
 def _sorted(parts: list[pa.Table]) -> Iterator[pa.Table]:
-    """The rows by symbol and time, as row groups that each hold whole symbols."""
+    """The rows by symbol and time, as row groups of whole symbols; busy ones do not share theirs."""
     table = pa.concat_tables([part.replace_schema_metadata(None) for part in parts]).combine_chunks()
     if len(table) == 0:
         return
@@ -124,8 +125,13 @@ def _sorted(parts: list[pa.Table]) -> Iterator[pa.Table]:
     codes = codes[order]
     table = table.take(pa.array(order))
     ends = [*np.flatnonzero(np.diff(codes)) + 1, len(codes)]
-    begin = 0
+    begin = before = 0
     for end in ends:
-        if end - begin >= sheets.ROW_GROUP or end == len(codes):
+        busy = end - before >= ALONE
+        if busy and begin < before:
+            yield table.slice(begin, before - begin)
+            begin = before
+        if busy or end - begin >= sheets.ROW_GROUP or end == len(codes):
             yield table.slice(begin, end - begin)
             begin = end
+        before = end

@@ -20,6 +20,7 @@ from calendar import monthrange
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -110,13 +111,21 @@ class Lake:
         `product` is the flat files of that market and base (None: there are none). A symbol without a bar on
         a covered day did not trade.
         """
+        return self._covered(symbols, days, base, self._day_files(product, days))
+
+    def _day_files(self, product: str | None, days: Sequence[date]) -> dict[date, DayFile]:
+        return {} if product is None else self._files.of(product, days)
+
+    def _covered(
+        self, symbols: Sequence[str], days: Sequence[date], base: Base, in_files: Mapping[date, DayFile]
+    ) -> dict[tuple[str, date], Held]:
         held: dict[tuple[str, date], Held] = {}
         stretches = {_stretch(base, day): day for day in days}
         for symbol in symbols:
             for path in (self._filled_path(symbol, base, day) for day in stretches.values()):
                 for day, known in self._filled(path, symbol, base).days.items():
                     held[symbol, day] = Held("rest", known.known_at, known.final, tape=known.tape)
-        for file in (self._files.of(product, days) if product is not None else {}).values():
+        for file in in_files.values():
             whole = Held("flat_file", file.known_at, True, file.etag, file.tape)
             held.update(((symbol, file.day), whole) for symbol in symbols)
         wanted = set(days)
@@ -129,9 +138,9 @@ class Lake:
 
         Raises `Damaged` for a file that is not what was written.
         """
-        coverage = self.coverage(symbols, days, base, product=product)
-        in_files = {day for (_, day), held in coverage.items() if held.origin == "flat_file"}
-        parts = list(self._of_files(product, sorted(in_files), symbols)) if product is not None else []
+        in_files = self._day_files(product, days)
+        coverage = self._covered(symbols, days, base, in_files)
+        parts = list(self._of_files(product, in_files, symbols)) if product is not None else []
         for symbol in symbols:
             mine = [day for day in days if day not in in_files and (symbol, day) in coverage]
             for path in _unique(self._filled_path(symbol, base, day) for day in mine):
@@ -152,27 +161,31 @@ class Lake:
             return table
         return tables.conform(table.replace_schema_metadata(None), tables.SCHEMAS[known.kind])
 
-    def _of_files(self, product: str, days: Sequence[date], symbols: Sequence[str]) -> Iterator[pa.Table]:
+    def _of_files(
+        self, product: str, in_files: Mapping[date, DayFile], symbols: Sequence[str]
+    ) -> Iterator[pa.Table]:
         """Bars of these days: from the month's file where it is up to date, from the day's otherwise."""
-        by_month: dict[Path, list[date]] = {}
-        for day in days:
-            by_month.setdefault(self.month_path(product, day), []).append(day)
-        for path, wanted in by_month.items():
-            fresh = self._fresh(product, path, wanted) if len(wanted) >= WORTH_A_MONTH else []
-            if len(fresh) >= WORTH_A_MONTH:
+        for _, same in groupby(sorted(in_files), lambda day: (day.year, day.month)):
+            days = list(same)
+            path = self.month_path(product, days[0])
+            held = self._month_or_nothing(path) if len(days) >= WORTH_A_MONTH else {}
+            fresh = [day for day in days if held.get(day) == in_files[day]]
+            if len(fresh) < WORTH_A_MONTH:
+                fresh = []
+            elif len(fresh) == len(held):
+                yield _bars_in(path, symbols)
+            else:
                 yield _of_days(_bars_in(path, symbols), fresh)
-            for day in wanted:
+            for day in days:
                 if day not in fresh:
                     yield _bars_in(self.day_path(product, day), symbols)
 
-    def _fresh(self, product: str, path: Path, days: Sequence[date]) -> list[date]:
-        """The days that a month file holds as they are now; of a damaged one none, for the days are whole."""
+    def _month_or_nothing(self, path: Path) -> dict[date, DayFile]:
+        """The days in a month file; in a damaged one none, for the days are whole."""
         try:
-            held = self._month(path)
+            return self._month(path)
         except Damaged:
-            return []
-        now = self._files.of(product, days)
-        return [day for day in days if day in now and held.get(day) == now[day]]
+            return {}
 
     def _month(self, path: Path) -> dict[date, DayFile]:
         found = sheets.footer(path)

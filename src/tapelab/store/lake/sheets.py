@@ -167,8 +167,11 @@ def rows_of(path: Path, columns: Sequence[str], symbols: Sequence[str]) -> pa.Ta
     found = footer(path)
     if found is None:
         raise damaged(path)
+    groups = found.groups_of(symbols)
     with opened(path, found) as file:
-        table = file.read_row_groups(found.groups_of(symbols), columns=list(columns))
+        table = file.read_row_groups(groups, columns=list(columns))
+    if all(found.index[n].first == found.index[n].last for n in groups):
+        return table
     named = "symbol" if "symbol" in columns else "ticker"
     return table.filter(pc.is_in(table[named], pa.array(list(symbols), pa.string())))
 
