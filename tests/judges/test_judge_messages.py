@@ -262,6 +262,12 @@ def counted(decoder: wire.FrameDecoder, what: Told) -> None:
     assert decoder.unknown_fields == what.unknown_fields
 
 
+@pytest.mark.parametrize("text", NO_JSON)
+def test_what_stands_for_no_json_is_none(text: str) -> None:
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(f'{{"key":{text}}}')
+
+
 @pytest.mark.parametrize("awkward", [False, True])
 def test_messages_are_read_as_json_says(awkward: bool) -> None:
     what, decoder = told(awkward), wire.FrameDecoder()
@@ -315,3 +321,35 @@ def test_frames_side_by_side_are_read_as_json_says(kernel: compiled.Kernel, awkw
     compare(decoder.take(), {name: rows * times for name, rows in what.rows.items()})
     counted(decoder.plain, what)
     assert awkward or (size > AT_MOST and decoder.compiled == MESSAGES * times)
+
+
+# What a socket may give beside whole messages.
+OTHERS = [
+    Frame(Opcode.PING, b"x").serialize(mask=False),
+    Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=False),
+    Frame(Opcode.BINARY, b"x").serialize(mask=False),
+    Frame(Opcode.CONT, b"x").serialize(mask=False),
+    Frame(Opcode.TEXT, b"x", fin=False).serialize(mask=False),
+    Frame(Opcode.TEXT, b"x" * 99).serialize(mask=True),
+    framed(b"")[:1] + bytes([127]) + (2**63 + 5).to_bytes(8),  # longer than anything can be
+]
+
+
+def test_whole_messages_are_found_up_to_anything_else(kernel: compiled.Kernel) -> None:
+    lengths = [0, 1, 125, 126, 127, 65_535, 65_536, 3]
+    frames = [framed(b"x" * length) for length in lengths]
+    data, most = b"".join(frames), len(frames)
+    begins, ends = np.empty(2 * most, np.int64), np.empty(2 * most, np.int64)
+
+    def walked(data: bytes, room: int = 2 * most) -> tuple[int, int]:
+        return kernel.walk(np.frombuffer(data, np.uint8), 0, begins[:room], ends[:room])
+
+    assert walked(data) == (most, len(data))
+    assert (ends - begins)[:most].tolist() == lengths
+    for other in OTHERS:
+        assert walked(data + other + data) == (most, len(data))
+    for number, frame in enumerate(frames):
+        before = sum(map(len, frames[:number]))
+        assert walked(data, number) == (number, before)
+        for cut in {*range(min(len(frame), 12)), len(frame) - 1}:
+            assert walked(data[: before + cut]) == (number, before)
