@@ -212,19 +212,16 @@ class FrameWalk:
 
 def _pass_over(data: Buffer, at: int, end: int) -> tuple[int, int]:
     """Pass whole messages of one short frame each; gives where the last began, and where it ended."""
-    last, enough = at, end - 4
+    before, last, enough, head_of = at, at, end - 4, _HEAD.unpack_from
     while at <= enough:
-        head, more = _HEAD.unpack_from(data, at)
+        head, more = head_of(data, at)
         if head == _MEDIUM:
-            stop = at + 4 + more
+            before, last, at = last, at, at + 4 + more
         elif _FINAL_TEXT << 8 <= head < _MEDIUM:
-            stop = at + 2 + (head & 0x7F)
+            before, last, at = last, at, at + 2 + (head & 0x7F)
         else:
             break
-        if stop > end:
-            break
-        last, at = at, stop
-    return last, at
+    return (before, last) if at > end else (last, at)
 
 
 class Assembler:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ from tapelab.store.journal.segments import Lock, lock_path, numbers, raw_path
 SEGMENT_BYTES = 64 * 2**20
 SEGMENT_NS = 5 * clock.MINUTE
 SYNC_EVERY = 0.5  # seconds; with the flush itself under the promised second
+SEAL_NICE = 10  # how far the compressing of finished segments stands back for everything else
 RESERVE = 64 * 2**10  # bytes kept aside, so that a full disk still has room for the last record
 
 Part = bytes | bytearray | memoryview
@@ -70,7 +72,7 @@ class Writer:
         self._lock = threading.Lock()  # guards what the flushing thread shares
         self._flushing = threading.Lock()
         self._retired: list[_Finished] = []
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="tapelab-seal")
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="tapelab-seal", initializer=_stand_back)
         self._failure: OSError | None = None
         self._closing = threading.Event()
         self._ended = False
@@ -305,6 +307,13 @@ class _Finished(NamedTuple):
     fd: int
     path: Path
     places: tuple[Place, ...]
+
+
+def _stand_back() -> None:
+    """Compressing can wait; the socket cannot. Only Linux gives a thread a priority of its own."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SEAL_NICE)
 
 
 def _write_rest(fd: int, content: bytes, written: int) -> None:
