@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -29,7 +30,8 @@ SAID = {"quotes": ("bid", "conditions"), "trades": ("price", "conditions")}
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path) -> object:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(merging, "TOGETHER", 3)  # less than there is, whatever there is
     with use(Settings.load(home=tmp_path)) as settings:
         yield settings
 
@@ -274,6 +276,42 @@ def test_a_second_day_comes_behind_the_first() -> None:
     sequences = both.table("quotes").column("sequence").to_pylist()
     assert sequences == [*range(5), *range(100, 105)]
     assert both.gaps == ()
+
+
+def test_days_that_do_not_overlap_are_merged_one_at_a_time_with_the_same_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two recorders, three days, each with a loss of its own; and a machine that heard another symbol."""
+    made, taken = [], list[int]()
+    for n, lost in enumerate((3, 5, 2, 7, 0, 1)):
+        day, late = n // 2, n % 2
+        begun = T0 + day * clock.DAY
+        events = [
+            ("quotes" if k % 2 else "trades", day * 2 * clock.DAY + k, day * clock.DAY + 9 * k + late, "A")
+            for k in range(9)
+            if k != lost
+        ]
+        made.append(recorded(f"{n}", events, begun=begun, ended=begun + 100))
+    union = merging.union
+
+    def counted(sources: list[dict[str, pa.Table]], **how: Any) -> dict[str, pa.Table]:
+        taken.append(len(sources))
+        return union(sources, **how)
+
+    monkeypatch.setattr(merging, "union", counted)
+    week = made[5].merge(*made[:5], name="week")
+    assert taken == [2, 2, 2]
+    always = recorded("always", [("quotes", 1, 1, "B")], begun=T0, ended=T0 + 3 * clock.DAY)
+    whole = always.merge(*made, name="whole")
+    assert taken[3:] == [7]
+    for kind in ("quotes", "trades"):
+        alone = whole.table(kind).filter(pa.compute.equal(whole.table(kind)["symbol"], "A"))
+        assert len(alone) == (12 if kind == "quotes" else 15)
+        assert week.table(kind).drop(["arrival"]).equals(alone.drop(["arrival"]))
+    arrivals = [event.arrival for event in week.replay()]
+    assert arrivals == sorted(set(arrivals))
+    assert len(arrivals) == week.coverage["A"].quotes + week.coverage["A"].trades == 27
+    assert week.verify() == 6
 
 
 def test_imported_days_merge_by_the_exchanges_clock_trades_first_at_a_tie() -> None:

@@ -6,7 +6,8 @@ import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from tapelab.store import files
 from tapelab.store.datasets import manifest, merging, overlay, parts
 from tapelab.store.datasets.dataset import Dataset, check_name, folder_of
 from tapelab.store.datasets.growing import JOURNAL
-from tapelab.store.datasets.manifest import Journaled, Manifest, Segment
+from tapelab.store.datasets.manifest import Journaled, Manifest, Seen, Segment
 from tapelab.store.journal.reading import ARRIVAL_BITS
 
 PART_ROWS = 1_000_000
+_NEVER = 2**63 - 1
 
 # Datasets are put together only where these agree.
 _SAME = ("endpoint", "market", "simulated", "quote_size_unit", "clock")
@@ -86,7 +88,7 @@ def from_tables(
         provenance=known,
         change="imported",
     )
-    return _made(path, made, rows)
+    return _made(path, made, [rows])
 
 
 def from_frames(name: str, frames: Mapping[str, Any], settings: Settings | None = None) -> Dataset:
@@ -144,10 +146,6 @@ def merge(first: Dataset, *others: Dataset, name: str) -> Dataset:
         if source.growing:
             raise StoreError(f"{source.name} is still recorded.", remedy="Merge it when it has ended.")
     found = [source._manifest for source in sources]
-    rows = merging.union(
-        [{kind: source.table(kind) for kind in ("quotes", "trades")} for source in sources],
-        received=first.clock == "received",
-    )
     made = Manifest(
         id=uuid.uuid4().hex,
         version=1,
@@ -171,29 +169,72 @@ def merge(first: Dataset, *others: Dataset, name: str) -> Dataset:
         change=f"merged from {', '.join(source.name for source in sources)}",
     )
     journals = [(s.path / j.folder, j) for s, one in zip(sources, found, strict=True) for j in one.journals]
-    bars = merging.busiest_bars(source.table("bars") for source in sources)
-    return _made(path, made, {**rows, "bars": bars}, journals)
+    return _made(path, made, _merged(sources), journals)
+
+
+def _merged(sources: Sequence[Dataset]) -> Iterator[dict[str, pa.Table]]:
+    """The rows of the whole, one stretch after the other in which sources overlap."""
+    bars, first = merging.busiest_bars(source.table("bars") for source in sources), 0
+    for group in _apart(sources):
+        ticks = ({kind: source.table(kind) for kind in ("quotes", "trades")} for source in group)
+        received = group[0].clock == "received"
+        yield {**merging.union(list(ticks), received=received, first=first), "bars": bars}
+        bars = bars.slice(0, 0)
+        first += sum(segment.rows for source in group for segment in source._manifest.segments)
+
+
+def _apart(sources: Sequence[Dataset]) -> list[list[Dataset]]:
+    """Sources in groups of which each is over, by our clock and the exchange's, before the next begins."""
+    groups: list[list[int]] = []
+    over = (0, 0)
+    for begins, ends, n in sorted((*_span(source), n) for n, source in enumerate(sources)):
+        if groups and (begins[0] <= over[0] or begins[1] <= over[1]):
+            groups[-1].append(n)
+        else:
+            groups.append([n])
+        over = max(over[0], ends[0]), max(over[1], ends[1])
+    return [[sources[n] for n in sorted(group)] for group in groups]
+
+
+def _span(source: Dataset) -> tuple[tuple[int, int], tuple[int, int]]:
+    """From when to when it goes, by our clock and the exchange's."""
+    known = source._manifest
+    first = min((seen.first for seen in known.symbols.values()), default=known.begun)
+    last = max((seen.last for seen in known.symbols.values()), default=0)
+    if known.clock == "event":
+        return (first, first), (last, last)
+    return (known.begun, first), (known.ended or _NEVER, last)
 
 
 def _made(
-    path: Path, made: Manifest, rows: Mapping[str, pa.Table], journals: Sequence[tuple[Path, Journaled]] = ()
+    path: Path,
+    made: Manifest,
+    stretches: Iterable[Mapping[str, pa.Table]],
+    journals: Sequence[tuple[Path, Journaled]] = (),
 ) -> Dataset:
-    """Lay the rows of a new dataset down, and its first version over them."""
+    """Lay the rows of a new dataset down, stretch by stretch, and its first version over them."""
     with files.whole_folder(path) as beside:
-        segments = [
-            parts.write_segment(beside, part, kind, table)
-            for part, cut in enumerate(_parts(rows), 1)
-            for kind, table in cut.items()
-            if len(table)
-        ]
+        laid = list(map(partial(_lay_down, beside, itertools.count(1)), stretches))
         whole = msgspec.structs.replace(
             made,
-            segments=tuple(segments),
-            symbols=parts.merge(parts.count(kind, table) for kind, table in rows.items()),
+            segments=tuple(segment for segments, _ in laid for segment in segments),
+            symbols=parts.merge(seen for _, seen in laid),
             journals=tuple(_adopt_journal(source, beside, journaled) for source, journaled in journals),
         )
         manifest.save(beside, whole)
     return Dataset(path, whole)
+
+
+def _lay_down(
+    folder: Path, numbers: Iterator[int], rows: Mapping[str, pa.Table]
+) -> tuple[list[Segment], dict[str, Seen]]:
+    segments = [
+        parts.write_segment(folder, part, kind, table)
+        for cut, part in zip(_parts(rows), numbers, strict=False)
+        for kind, table in cut.items()
+        if len(table)
+    ]
+    return segments, parts.merge(parts.count(kind, table) for kind, table in rows.items())
 
 
 def append(target: Dataset, recording: Dataset) -> Dataset:

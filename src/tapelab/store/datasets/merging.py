@@ -23,6 +23,7 @@ from tapelab.store.datasets.manifest import Heard, Lost
 SPACE = 2**25  # arrival numbers from one event to the next: healing puts events in between
 APART = clock.SECOND  # how far the clocks of two machines may differ before a gap is covered in error
 
+TOGETHER = 250_000  # rows that are compared at a time, which bounds the memory of it
 ROUNDS = 1000  # in which the order of recordings is brought into agreement; two or three are usual
 
 Stretch = tuple[int, int]
@@ -35,8 +36,10 @@ _LISTS = ("conditions", "indicators")
 _NOW = 2**63 - 1
 
 
-def union(sources: Sequence[Mapping[str, pa.Table]], *, received: bool) -> dict[str, pa.Table]:
-    """Quotes and trades of several recordings, each event once, numbered in order of arrival.
+def union(
+    sources: Sequence[Mapping[str, pa.Table]], *, received: bool, first: int = 0
+) -> dict[str, pa.Table]:
+    """Quotes and trades of several recordings, each event once, numbered from `first` in order of arrival.
 
     `received`: by our clock, else by the exchange's. An event never comes before one that preceded it in a
     recording that holds both, unless recordings contradict each other.
@@ -61,14 +64,14 @@ def union(sources: Sequence[Mapping[str, pa.Table]], *, received: bool) -> dict[
         due[line] = np.maximum.accumulate(stamps[line])
     known, event = np.unique(event, return_inverse=True)
     soonest = np.lexsort((source, due))
-    first = np.empty(len(known), dtype=np.int64)
-    first[event[soonest[::-1]]] = soonest[::-1]  # of the copies the last that is written stays
+    copy = np.empty(len(known), dtype=np.int64)
+    copy[event[soonest[::-1]]] = soonest[::-1]  # of the copies the last that is written stays
     ways = [event[line] for line in lines]
-    when = _never_before(due[first], ways)
-    tie = (arrival[first], source[first])
-    order = np.lexsort((*tie, when) if received else (*tie, first < cut, when))
-    rows = first[_straightened(order, when, ways)]
-    numbers = np.arange(len(rows), dtype=np.int64) * SPACE
+    when = _never_before(due[copy], ways)
+    tie = (arrival[copy], source[copy])
+    order = np.lexsort((*tie, when) if received else (*tie, copy < cut, when))
+    rows = copy[_straightened(order, when, ways)]
+    numbers = (np.arange(len(rows), dtype=np.int64) + first) * SPACE
     return {
         "quotes": _numbered(whole["quotes"], rows[rows < cut], numbers[rows < cut]),
         "trades": _numbered(whole["trades"], rows[rows >= cut] - cut, numbers[rows >= cut]),
@@ -80,6 +83,17 @@ def _events(table: pa.Table, source: Ints) -> Ints:
     said = [name for name in table.column_names if name not in _OURS]
     frame = pl.from_arrow(table.select(said))
     assert isinstance(frame, pl.DataFrame)
+    stamps = table.column("ts_event").to_numpy()
+    order = np.argsort(stamps, kind="stable")
+    stamps = stamps[order]
+    cuts = np.unique(np.searchsorted(stamps, stamps[TOGETHER::TOGETHER]))  # what happened at once stays so
+    found = np.empty(len(stamps), dtype=np.int64)
+    for rows in np.split(order, cuts):
+        found[rows] = rows[_first_copies(frame[rows], source[rows], said)]
+    return found
+
+
+def _first_copies(frame: pl.DataFrame, source: Ints, said: Sequence[str]) -> Ints:
     found = (
         frame.with_columns(
             pl.col(name).cast(pl.List(pl.String)).list.join(",") for name in _LISTS if name in said
