@@ -151,6 +151,19 @@ def test_tag_merge_and_export_say_what_they_made(run: Run, tmp_path: Path) -> No
     )
 
 
+def test_a_stretch_is_marked_with_what_its_label_was_learned_from(run: Run) -> None:
+    made("one")
+    day = clock.date_of(T0, "America/New_York").isoformat()
+    stretch = ("--start", day, "--end", day)
+    assert run("mark", "one", "calm", *stretch)[1] == "one is at version 2: marked calm.\n"
+    more = ("--symbol", "AAPL", "--fitted-on", "the week before", "--json")
+    status, out, _ = run("mark", "one", "calm", *stretch, *more)
+    assert (status, json.loads(out)["version"]) == (0, 3)
+    found = [(mark.label, mark.symbol, mark.fitted_on) for mark in open_dataset("one").marks]
+    assert found == [("calm", "", ""), ("calm", "AAPL", "the week before")]
+    assert "the week before" in run("show", "one")[1]
+
+
 def test_nothing_is_taken_away_unasked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made("one")
     status, _, err = run("rm", "one")
@@ -194,6 +207,8 @@ def test_old_journals_are_dropped_and_young_ones_stay(run: Run, recording: Path,
         (("export", "one", "out", "--format", "excel"), 2, "invalid choice"),
         (("export", "one", "out", "--interval", "7m"), 2, "no interval"),
         (("tag", "one", "a,b"), 2, "no tag"),
+        (("mark", "one", "calm", "--start", "2001-01-02", "--end", "2001-01-02"), 2, "no stretch of one"),
+        (("mark", "one", "calm", "--start", "2001-01-02"), 2, "--end"),
         (("prune", "one", "--older-than", "soon"), 2, "invalid float"),
         (("dance",), 2, "invalid choice"),
     ],

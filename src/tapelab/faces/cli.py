@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         verb(
             "datasets",
             datasets.listed,
-            "What was recorded: list, show, verify, tag, merge, export, rm, prune.",
+            "What was recorded: list, show, verify, tag, mark, merge, export, rm, prune.",
         )
     )
 

@@ -52,6 +52,14 @@ def add(parser: ArgumentParser) -> None:
     tagged.add_argument("name")
     tagged.add_argument("tags", nargs="+", metavar="TAG")
 
+    marked = action("mark", mark, "Label a stretch of one, as a new version.")
+    marked.add_argument("name")
+    marked.add_argument("label", help="such as 'opening auction'")
+    marked.add_argument("--start", required=True, help="2026-10-01, or an instant such as 2026-10-01T09:30")
+    marked.add_argument("--end", required=True)
+    marked.add_argument("--symbol", default="", help="of this one only")
+    marked.add_argument("--fitted-on", default="", metavar="DATA", help="what the label was learned from")
+
     merged = action("merge", merge, "Several as a new one: every event once, in order of arrival.")
     merged.add_argument("names", nargs="+", metavar="NAME")
     merged.add_argument("--into", required=True, metavar="NEW", help="name of the new dataset")
@@ -165,6 +173,12 @@ def verify(chosen: Namespace) -> None:
 
 def tag(chosen: Namespace) -> None:
     _done(chosen, tl.open_dataset(chosen.name).tag(*chosen.tags))
+
+
+def mark(chosen: Namespace) -> None:
+    dataset = tl.open_dataset(chosen.name)
+    about = {"symbol": chosen.symbol, "fitted_on": chosen.fitted_on}
+    _done(chosen, dataset.mark(chosen.label, chosen.start, chosen.end, **about))
 
 
 def merge(chosen: Namespace) -> None:
