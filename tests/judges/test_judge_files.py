@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
@@ -103,7 +104,13 @@ def filled(product: str, header: list[str], rows: int = FEW) -> pl.DataFrame:
         if name in TYPES:
             below = (-1.5,) if product.startswith("us_indices") else ()
             values = chance.integers(1, 10**9, rows) / 10_000
-            return values.tolist(), (0.0, *below, *([None] if name in OPTIONAL else []))
+            return values.tolist(), (
+                0.0,
+                0.00001,
+                12_345_678.9,
+                *below,
+                *([None] if name in OPTIONAL else []),
+            )
         return chance.integers(1, 120 if name in CODES else 10**9, rows).tolist(), (None, 0)
 
     made = {}
@@ -192,6 +199,7 @@ def test_a_file_that_we_write_is_read_by_polars_as_its_own(
     text = theirs.write_csv().encode()
     table = wire.read_flat_file(text, product, day=DAY)
     ours = wire.write_flat_file(pa.concat_tables([table, table]), product, style=style)
+    assert not re.search(rb"\de[-+]?\d", ours)  # the vendor writes no exponents
     again = pl.read_csv(ours, schema_overrides=theirs.schema)
     assert_frame_equal(again.fill_null(0), pl.concat([theirs, theirs]).fill_null(0), check_exact=True)
 

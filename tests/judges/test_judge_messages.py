@@ -18,10 +18,11 @@ from papers import MILLISECOND
 from polars.testing import assert_frame_equal
 from websockets.frames import Frame, Opcode
 
-from tapelab.market.tables import SCHEMAS
+from tapelab.market.tables import SCHEMAS, conform
 from tapelab.massive import wire
 from tapelab.massive.wire import compiled
 from tapelab.massive.wire.bulk import AT_LEAST, AT_MOST
+from tapelab.massive.wire.fields import Channel
 
 pytestmark = pytest.mark.judge
 
@@ -275,6 +276,20 @@ def test_messages_are_read_as_json_says(awkward: bool) -> None:
         decoder.feed(message.payload, ts_recv=message.ts_recv, arrival=message.arrival)
     compare(decoder.take(), what.rows)
     counted(decoder, what)
+
+
+@pytest.mark.parametrize("channel", TABLES)
+def test_what_we_send_says_to_json_what_it_was_made_from(channel: Channel) -> None:
+    told_rows = told(False).rows[TABLES[channel]]
+    table = conform(
+        pl.DataFrame(told_rows, infer_schema_length=None).to_arrow(), SCHEMAS[KIND[TABLES[channel]]]
+    )
+    events = [json.loads(event) for event in wire.encode_events(table, channel)]
+    for event, expected in zip(events, told_rows, strict=True):
+        said = row(event, 0, 0)
+        assert said == {name: {"ts_recv": 0, "arrival": 0}.get(name, expected[name]) for name in said}
+        assert None not in event.values()
+        assert ("ds" in event) == (channel == "T" and expected["size"] % 1 > 0)
 
 
 @pytest.fixture(scope="module")
