@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,39 @@ def test_who_goes_on_does_not_wait_for_the_segment_before_to_be_compressed(tmp_p
     assert not raw_path(tmp_path, 1).exists()
     assert payloads(tmp_path) == sent
     assert not [note for note in read(tmp_path)[1] if note.kind is Kind.GAP]
+
+
+@pytest.mark.parametrize(("patience", "end"), [(60.0, "calm"), (60.0, "close"), (0.001, "patience")])
+def test_compressing_waits_for_a_flood_to_end_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, end: str
+) -> None:
+    monkeypatch.setattr(writer, "SEAL_PATIENCE", patience)
+    waits: list[bool] = []
+    begun, waited = threading.Event(), threading.Event()
+
+    class Calm(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            begun.set()
+            waits.append(super().wait(timeout))
+            waited.set()
+            return waits[-1]
+
+    receiver = Receiver(tmp_path, segment_bytes=1)
+    receiver.writer.calm = Calm()
+    receiver.open()
+    receiver.receive(frames(b"before"))
+    receiver.receive(frames(b"after"))
+    receiver.writer.sync()
+    assert begun.wait(60)
+    if end == "calm":
+        assert raw_path(tmp_path, 1).exists(), "it waits"
+        receiver.writer.calm.set()
+    elif end == "patience":
+        assert waited.wait(60)
+    receiver.close()
+    assert waits[0] is (end != "patience")
+    assert not list(tmp_path.glob("*.tlj"))
+    assert payloads(tmp_path) == [b"before", b"after"]
 
 
 def test_a_segment_that_was_never_compressed_is_not_taken_for_the_newest(tmp_path: Path) -> None:

@@ -130,7 +130,12 @@ class Link:
             self._behind += self._written - self.heard
         if end is not None:
             self._end(end)
-        return filled == CHUNK and self.ended is None
+        more = filled == CHUNK and self.ended is None
+        if more:
+            self.writer.calm.clear()
+        else:
+            self.writer.calm.set()
+        return more
 
     def say(self, said: list[Say]) -> None:
         """Send messages, and write down what was sent."""

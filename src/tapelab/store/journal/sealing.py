@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -72,10 +72,12 @@ def sealed_name(raw: Path) -> Path:
     return raw.with_name(raw.name + SEALED)
 
 
-def seal(raw: Path, places: Iterable[Place] | None = None) -> Path:
+def seal(
+    raw: Path, places: Iterable[Place] | None = None, *, pause: Callable[[], object] | None = None
+) -> Path:
     """Compress a finished raw segment and remove it. Without `places` the segment is walked for them.
 
-    Where that fails (OSError) the raw segment stays, and counts.
+    `pause` is called before each block. Where it fails (OSError) the raw segment stays, and counts.
     """
     target = sealed_name(raw)
     beside = raw.with_name(raw.name + ".part")
@@ -86,6 +88,8 @@ def seal(raw: Path, places: Iterable[Place] | None = None) -> Path:
     try:
         with raw.open("rb") as source, beside.open("wb") as sink:
             for index, place in enumerate(found):
+                if pause is not None:
+                    pause()
                 stop = found[index + 1].offset if index + 1 < len(found) else size
                 entries.append(_ENTRY.pack(*place, sink.tell()))
                 sink.write(compressor.compress(source.read(stop - place.offset)))

@@ -38,6 +38,7 @@ from tapelab.store.journal.segments import Lock, lock_path, numbers, raw_path
 SEGMENT_BYTES = 64 * 2**20
 SEGMENT_NS = 5 * clock.MINUTE
 SYNC_EVERY = 0.5  # seconds; with the flush itself under the promised second
+SEAL_PATIENCE = 1.0  # seconds that the compressing of one block waits for a flood to end
 SEAL_NICE = 10  # how far the compressing of finished segments stands back for everything else
 RESERVE = 64 * 2**10  # bytes kept aside, so that a full disk still has room for the last record
 
@@ -72,6 +73,8 @@ class Writer:
         self._lock = threading.Lock()  # guards what the flushing thread shares
         self._flushing = threading.Lock()
         self._retired: list[_Finished] = []
+        self.calm = threading.Event()  # cleared while the socket always has more: compressing waits
+        self.calm.set()
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="tapelab-seal", initializer=_stand_back)
         self._failure: OSError | None = None
         self._closing = threading.Event()
@@ -193,6 +196,7 @@ class Writer:
         if self._closing.is_set():
             return
         self._closing.set()
+        self.calm.set()
         self._flusher.join()
         self._flush_once(last=True)
         self._sealer.shutdown(wait=True)
@@ -300,7 +304,7 @@ class Writer:
                 raw_path(self.folder, number).unlink(missing_ok=True)
             return
         with suppress(OSError):  # the raw segment counts; no room to compress it loses nothing
-            seal(path, places)
+            seal(path, places, pause=lambda: self.calm.wait(SEAL_PATIENCE))
 
 
 class _Finished(NamedTuple):
