@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from datetime import date, datetime
 from functools import cache
+from itertools import cycle
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -84,6 +85,7 @@ BROKEN = {
     "T": {
         "p": "-1", "s": "-5", "x": "32768", "z": "128", "t": f"{EARLIEST - 1}", "q": f"{2**63}", "sym": "7",
         "trft": f"{LATEST + 1}", "pt": "1.5", "c": "[32768]", "ds": '"1e5"', "i": "[]",
+        "trfi": "32768",
     },
     "Q": {
         "bp": "-0.1", "as": '"1"', "bx": "-1", "c": "[1]", "i": "[40000]", "t": "null", "z": "128",
@@ -166,20 +168,23 @@ def told(awkward: bool) -> Told:
     """Messages as they come; `awkward`: with all that may happen to them between the plain ones."""
     chance = random.Random(papers.SEED)
     told = Told([], {name: [] for name in KIND}, 0, Counter(), Counter())
+    bad = cycle((channel, key, text) for channel, texts in BROKEN.items() for key, text in texts.items())
+    no_texts, odd = cycle(NO_JSON), cycle(ODD)
     malformed, at = 0, 0
     for number in range(MESSAGES):
         events = [said(chance, chance.choice(list(TABLES))) for _ in range(chance.randrange(1, 12))]
         broken: set[int] = set()
         comma = ","
         if no_json := awkward and number % 20 == 0:
-            events = [{**events[0], chance.choice(list(events[0])[1:]): chance.choice(NO_JSON)}]
+            events = [{**events[0], chance.choice(list(events[0])[1:]): next(no_texts)}]
             broken = {0}
         elif awkward and number % 3 == 0:
             place, event = chance.choice(list(enumerate(events)))
             channel = json.loads(event["ev"])
             match chance.randrange(10):
                 case 0:
-                    event |= [chance.choice(list(BROKEN[channel].items()))]
+                    channel, key, text = next(bad)
+                    events.insert(place, {**said(chance, channel), key: text})
                     broken = {place}
                 case 1:
                     del event[chance.choice(REQUIRED[channel].split())]
@@ -198,7 +203,9 @@ def told(awkward: bool) -> Told:
                 case 6:
                     comma = " , "
                 case 7:
-                    event[{"Q": "bp", "T": "p"}.get(channel, "l")] = chance.choice(ODD)
+                    event[{"Q": "bp", "T": "p"}.get(channel, "l")] = next(odd)
+                    if "q" in COLUMN[channel]:
+                        event["q"] = f"{2**63 - 1}"
                 case 8:
                     key = chance.choice(REQUIRED[channel].split())
                     event[key] = f'{event[key]},"{key}":{said(chance, channel)[key]}'
