@@ -19,11 +19,12 @@ from papers import MILLISECOND
 from polars.testing import assert_frame_equal
 from websockets.frames import Frame, Opcode
 
+from tapelab.errors import MalformedAnswer
 from tapelab.market.tables import SCHEMAS, conform
 from tapelab.massive import wire
 from tapelab.massive.wire import compiled
 from tapelab.massive.wire.bulk import AT_LEAST, AT_MOST
-from tapelab.massive.wire.fields import Channel
+from tapelab.massive.wire.fields import Channel, Kind
 
 pytestmark = pytest.mark.judge
 
@@ -297,6 +298,45 @@ def test_what_we_send_says_to_json_what_it_was_made_from(channel: Channel) -> No
         assert said == {name: {"ts_recv": 0, "arrival": 0}.get(name, expected[name]) for name in said}
         assert None not in event.values()
         assert ("ds" in event) == (channel == "T" and expected["size"] % 1 > 0)
+
+
+OF_OTHER_MARKETS: list[tuple[str, Kind, dict[str, Any], dict[str, Any]]] = [
+    (
+        "I:NEG",
+        "bars",
+        {"o": -1.5, "c": -1.25, "h": 0, "l": -2.5, "t": NOON},
+        {"open": -1.5, "close": -1.25, "high": 0.0, "low": -2.5, "timestamp": NOON * MILLISECOND},
+    ),
+    (
+        "X:BTC-USD",
+        "trades",
+        {"participant_timestamp": NOON * MILLISECOND + 1, "price": 60_000.5, "size": 0.00012, "exchange": 1},
+        {"ts_event": NOON * MILLISECOND + 1, "price": 60_000.5, "size": 0.00012, "exchange": 1},
+    ),
+    (
+        "C:EUR-USD",
+        "quotes",
+        {
+            "participant_timestamp": NOON * MILLISECOND + 1,
+            "bid_price": 1.1,
+            "ask_price": 1.2,
+            "bid_exchange": 48,
+        },
+        {"ts_event": NOON * MILLISECOND + 1, "bid": 1.1, "ask": 1.2, "bid_exchange": 48},
+    ),
+]
+
+
+@pytest.mark.parametrize(("symbol", "kind", "written", "expected"), OF_OTHER_MARKETS)
+def test_pages_of_other_markets_are_read_as_json_says(
+    symbol: str, kind: Kind, written: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    body = json.dumps({"status": "OK", "results": [written] * 3}).encode()
+    page = wire.decode_page(body, kind, symbol=symbol)
+    told = [{"symbol": symbol} | expected] * 3
+    assert page.table.select(list(told[0])).to_pylist() == told
+    with pytest.raises(MalformedAnswer):  # of stocks they would be nonsense
+        wire.decode_page(body, kind, symbol=papers.PLAIN)
 
 
 @pytest.fixture(scope="module")
