@@ -136,6 +136,20 @@ def test_a_replay_of_a_follower_ends_with_it_though_the_recording_goes_on(
             follower.stop()
 
 
+def test_a_replay_gives_what_a_receiver_hears_though_its_recorder_was_killed(
+    vendor: Vendor, settings: Settings
+) -> None:
+    recorder = WebSocketDataRecorder(["AAPL"], settings=settings)
+    recorder.start()
+    with followed(recorder) as seen:
+        assert recorder._growing is not None
+        assert recorder._growing._held is not None
+        recorder._growing._held.close()  # the system lets go of it when its program dies
+        vendor.tell(*map(both, range(10)))
+        until(lambda: len(seen) == 20)
+        recorder.stop()
+
+
 @pytest.mark.parametrize("follows", [False, True])
 def test_a_replay_of_a_recording_in_which_nothing_came_ends_with_it(
     vendor: Vendor, settings: Settings, follows: bool
