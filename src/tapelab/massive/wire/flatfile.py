@@ -162,7 +162,7 @@ def day_stamps(column: pa.Array, first: int, last: int, notes: Notes) -> pa.Arra
 
     Files have stamped them at midnight, at the close, and on bad days with a time before 1970.
     """
-    lost = pc.fill_null(pc.less(column, EARLIEST), False)
+    lost = pc.less(column, EARLIEST)
     late = pc.and_(pc.greater(column, first), pc.less_equal(column, last))
     for rows, what in (
         (lost, f"window_start {pc.min(column).as_py()} is no time; the file's date was taken"),
