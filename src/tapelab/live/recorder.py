@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 WILDCARD = "*"
 MAX_LAG = clock.DAY  # an event further from our clock than this is a replay's, and says nothing of lag
 
-LETTING_GO = (
-    5 * clock.SECOND
-)  # for a receiver that goes on elsewhere to put the journal in order that it left
+LETTING_GO = 5 * clock.SECOND  # for a receiver that goes on elsewhere to be done with the journal it left
 LOOK_EVERY = 0.01  # seconds between two looks whether it has
 
 State = Literal["ready", "recording", "stopped", "failed"]
