@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -298,6 +299,17 @@ def test_what_we_send_says_to_json_what_it_was_made_from(channel: Channel) -> No
         assert said == {name: {"ts_recv": 0, "arrival": 0}.get(name, expected[name]) for name in said}
         assert None not in event.values()
         assert ("ds" in event) == (channel == "T" and expected["size"] % 1 > 0)
+
+
+@pytest.mark.parametrize(
+    "parts", [("0.1", "0.2"), ("123456789.1", "0.2"), ("1000000.7", "0.000001"), ("1", "2")]
+)
+def test_a_volume_is_sent_with_the_decimals_that_its_sizes_have(parts: tuple[str, str]) -> None:
+    exact, added = sum(map(Decimal, parts)), sum(map(float, parts))
+    bar = told(False).rows["bars"][0] | {"volume": added}
+    table = conform(pl.DataFrame([bar]).to_arrow(), SCHEMAS["bars"])
+    event = json.loads(wire.encode_events(table, "AM")[0])
+    assert (event["v"], Decimal(event["dv"])) == (int(exact), exact)
 
 
 OF_OTHER_MARKETS: list[tuple[str, Kind, dict[str, Any], dict[str, Any]]] = [
