@@ -261,7 +261,7 @@ def _array(rows: Sequence[Any], kind: Kind, field: Field, protocol: Protocol) ->
 
 def _singletons(codes: pa.Array) -> pa.Array:
     offsets = pa.array(np.arange(len(codes) + 1, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pc.fill_null(codes, 0))
+    return pa.ListArray.from_arrays(offsets, codes)
 
 
 def _type(kind: Kind, field: Field, protocol: Protocol) -> Any:
