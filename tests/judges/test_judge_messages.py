@@ -178,8 +178,10 @@ def told(awkward: bool) -> Told:
         broken: set[int] = set()
         comma = ","
         if no_json := awkward and number % 20 == 0:
-            events = [{**events[0], chance.choice(list(events[0])[1:]): next(no_texts)}]
-            broken = {0}
+            event, key = events[0], chance.choice(list(events[0])[1:])
+            if number % 40:
+                event, key = said(chance, "A"), "dav"  # which no table holds
+            events, broken = [event | {key: next(no_texts)}], {0}
         elif awkward and number % 3 == 0:
             place, event = chance.choice(list(enumerate(events)))
             channel = json.loads(event["ev"])
