@@ -80,8 +80,12 @@ NO_JSON = (
     "[1,]",
     "[1;2]",
     "1 2",
+    "1:2",
+    "1/2",
     '"a\tb"',
 )
+# Where the latter stands: a text that no table holds, a price, a list, a count; each in each place.
+PLACES = (("A", "dav"), ("AM", "o"), ("T", "c"), ("Q", "q"))
 # What no event may say: each makes it malformed, and takes nothing else with it.
 BROKEN = {
     "T": {
@@ -177,11 +181,9 @@ def told(awkward: bool) -> Told:
         events = [said(chance, chance.choice(list(TABLES))) for _ in range(chance.randrange(1, 12))]
         broken: set[int] = set()
         comma = ","
-        if no_json := awkward and number % 20 == 0:
-            event, key = events[0], chance.choice(list(events[0])[1:])
-            if number % 40:
-                event, key = said(chance, "A"), "dav"  # which no table holds
-            events, broken = [event | {key: next(no_texts)}], {0}
+        if no_json := awkward and number % 16 == 0:
+            channel, key = PLACES[number // 16 % len(PLACES)]
+            events, broken = [said(chance, channel) | {key: next(no_texts)}], {0}
         elif awkward and number % 3 == 0:
             place, event = chance.choice(list(enumerate(events)))
             channel = json.loads(event["ev"])
@@ -401,6 +403,31 @@ def test_frames_side_by_side_are_read_as_json_says(kernel: compiled.Kernel, awkw
     compare(decoder.take(), {name: rows * times for name, rows in what.rows.items()})
     counted(decoder.plain, what)
     assert awkward or (size > AT_MOST and decoder.compiled == MESSAGES * times)
+
+
+def is_json(text: str) -> bool:
+    """Whether Python reads it."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_message_with_one_wrong_character_is_taken_by_nobody(kernel: compiled.Kernel) -> None:
+    chance = random.Random(papers.SEED)
+    whole = [written([max((said(chance, channel) for _ in range(9)), key=len)]) for channel in TABLES]
+    changed = {
+        t[:n] + put + t[n + 1 :] for t in whole for n in range(len(t)) for put in ("", *'",:{}[]0.x\\ \t')
+    }
+    wrong = [text.encode() for text in sorted(changed) if not is_json(text)]
+    plain, bulk = wire.FrameDecoder(), wire.BulkDecoder()
+    for payload in wrong:
+        plain.feed(payload, ts_recv=0, arrival=0)
+    assert bulk.feed([Message(payload, 0, 0) for payload in wrong]) > AT_LEAST
+    for decoder in (plain, bulk.plain):
+        assert decoder.malformed == len(wrong)
+    assert not any(map(len, (*plain.take().values(), *bulk.take().values())))
 
 
 # What a socket may give beside whole messages.
