@@ -418,7 +418,8 @@ def is_json(text: str) -> bool:
 
 def test_a_message_with_one_wrong_character_is_taken_by_nobody(kernel: compiled.Kernel) -> None:
     chance = random.Random(papers.SEED)
-    whole = [written([max((said(chance, channel) for _ in range(9)), key=len)]) for channel in TABLES]
+    full = [max((said(chance, channel) for _ in range(9)), key=len) for channel in TABLES]
+    whole = [written([event, said(chance, "Q")]) for event in full]
     changed = {
         t[:n] + put + t[n + 1 :] for t in whole for n in range(len(t)) for put in ("", *'",:{}[]0.x\\ \t')
     }
