@@ -22,7 +22,7 @@ from bench.measure import ROUNDS, Row, seconds
 
 EVENTS = 600_000
 PER_FRAME = (1, 20, 200)
-CHUNK = 1 << 18  # bytes that arrive together in a burst; the receiver takes up to 1 MiB
+CHUNK = 1 << 18  # bytes that arrive together in a burst; the receiver takes up to 2 MiB
 FEW = 40_000  # events for the side that takes a tenth of a millisecond for each
 REAL_DAY = date(2013, 10, 9)
 START = 1_700_000_000_000_000_000  # ns UTC

@@ -27,7 +27,7 @@ from tapelab.store.journal.frames import (
     Walked,
 )
 
-CHUNK = 2**20  # bytes taken from the socket before they are appended
+CHUNK = 2**21  # bytes taken from the socket, if so many are there, before they are appended
 PING_EVERY = 10 * clock.SECOND
 DEAD_AFTER = 30 * clock.SECOND  # without a byte, though pings were sent
 BEHIND = 5 * clock.SECOND  # spent writing without finding the socket empty: we were the slow one
