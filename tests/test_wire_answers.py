@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,7 @@ SAYS: dict[Refusal, tuple[str, str]] = {
     "no_route": ("The vendor has nothing at ", "case matters"),
     "rate_limited": ("Too many requests for ", "TAPELAB_REST_CALLS_PER_MINUTE"),
 }
+MEANS = {401: NotAuthorized, 403: NotInPlan, 404: NotFound, 429: RateLimited}
 PATH = "/v2/aggs/ticker/AAPL/range/1/day/2020-01-02/2020-01-03"
 
 
@@ -72,6 +75,28 @@ def test_every_sample_of_an_error_is_judged(shared: Path) -> None:
     assert {path.name for path in (shared / "payloads/errors").iterdir()} == {
         sample for sample, *_ in SAMPLES
     }
+
+
+@pytest.mark.judge
+@pytest.mark.parametrize("status", [status for status in HTTPStatus if status >= 400])
+def test_every_refusal_that_http_knows_has_its_error(status: HTTPStatus) -> None:
+    kind = MEANS.get(status, ServerTrouble if status >= 500 else SourceError)
+    for body, quoted in (
+        (b"", ""),
+        (f"<html><h1>{status.phrase}</h1></html>".encode(), ""),
+        (f"\n{status.phrase} \n".encode(), f" The vendor says: {status.phrase}"),
+        (json.dumps({"error": status.phrase}).encode(), f" The vendor says: {status.phrase}"),
+        (json.dumps({"message": f" {status.phrase} "}).encode(), f" The vendor says: {status.phrase}"),
+        (json.dumps({"message": "long" * 1_000}).encode(), f" The vendor says: {'long' * 75}"),
+        (b"long" * 1_000, f" The vendor says: {'long' * 75}"),
+    ):
+        found = wire.decode_error(status, body, url_path=f"{PATH}?apiKey=your_key&limit=5")
+        assert type(found) is kind
+        said = found.message.removesuffix(quoted)
+        assert said.endswith((f"{PATH}.", f"{PATH} ({status.value})."))
+        assert "your_key" not in f"{found} {found.facts}"
+        assert found.facts == {"http_status": status, "path": PATH, "request_id": None}
+        assert found.remedy
 
 
 def test_dates_outside_the_plan_are_told_from_data_outside_the_plan() -> None:

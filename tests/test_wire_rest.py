@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +67,23 @@ COLUMN: dict[str, dict[str, str]] = {
         "sip_timestamp": "ts_event",
         "tape": "tape",
     },
+}
+
+
+NUMBERS = {"v", "o", "h", "l", "c", "t", "price", "size", "bid_price", "ask_size", "sip_timestamp"}
+STAMPS = {"t", "sip_timestamp", "participant_timestamp", "trf_timestamp"}
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "bars": ("t", "o", "h", "l", "c", "v"),
+    "trades": ("sip_timestamp", "price", "size"),
+    "quotes": ("sip_timestamp",),
+}
+READERS: dict[str, Callable[[bytes], object]] = {
+    "bars": partial(wire.decode_page, kind="bars", symbol="AAPL"),
+    "trades": partial(wire.decode_page, kind="trades", symbol="AAPL"),
+    "quotes": partial(wire.decode_page, kind="quotes", symbol="AAPL"),
+    "splits": wire.decode_splits,
+    "dividends": wire.decode_dividends,
+    "page": wire.next_url,
 }
 
 
@@ -236,6 +256,69 @@ def test_what_the_protocol_does_not_promise_is_refused_whole(kind: Kind, body: b
     assert caught.value.remedy
 
 
+@pytest.mark.judge
+@pytest.mark.parametrize(("kind", "path"), bodies())
+def test_an_answer_that_was_cut_anywhere_is_no_page(shared: Path, kind: Kind, path: str) -> None:
+    body = (shared / MOCKS / path).read_bytes().strip()
+    for end in range(len(body)):
+        with pytest.raises(MalformedAnswer, match=f"page of {kind}: (?!None)"):
+            wire.decode_page(body[:end], kind, symbol="AAPL")
+
+
+@pytest.mark.judge
+@pytest.mark.parametrize(("kind", "path"), bodies())
+def test_an_answer_that_lost_something_or_is_anothers_is_no_page(shared: Path, kind: Kind, path: str) -> None:
+    sent = json.loads((shared / MOCKS / path).read_bytes())
+    *others, last = sent["results"]
+    number = len(sent["results"])
+    bare = {key: value for key, value in sent.items() if key not in ("results", "resultsCount", "count")}
+    broken: list[tuple[dict[str, Any], str]] = [
+        (bare | {"count": number}, f"{number} rows are announced and none"),
+        (bare | {"count": number, "results": None}, f"{number} rows are announced and none"),
+        (bare | {"resultsCount": number, "results": []}, f"{number} rows are announced and "),
+        (bare | {"resultsCount": number, "results": others}, f"{number} rows are announced and "),
+        (sent | {"ticker": "MSFT"}, "AAPL was asked for and MSFT came"),
+    ]
+    broken += [
+        (bare | {"results": [*others, last | {key: str(last[key])}]}, rf"\.{key}`")
+        for key in NUMBERS & {*last}
+    ]
+    lost = [{k: v for k, v in last.items() if k != key} for key in REQUIRED[kind]]
+    broken += [(bare | {"results": [*others, row]}, "missing") for row in lost]
+    for key in STAMPS & {*last}:  # in the unit above the vendor's, and in the one below
+        for stamp in (last[key] // 1_000, last[key] * 1_000):
+            broken.append((bare | {"results": [*others, last | {key: stamp}]}, ""))
+    for answer, said in broken:
+        with pytest.raises(MalformedAnswer, match=f"page of {kind}: .*{said}") as caught:
+            wire.decode_page(json.dumps(answer).encode(), kind, symbol="AAPL")
+        assert caught.value.facts == {"what": kind}
+        assert caught.value.remedy
+
+
+@pytest.mark.judge
+def test_bars_that_name_no_symbol_are_no_page(shared: Path) -> None:
+    sent = json.loads((shared / MOCKS / BARS[0]).read_bytes())
+    rows = [{key: value for key, value in row.items() if key != "T"} for row in sent["results"]]
+    body = json.dumps({k: v for k, v in sent.items() if k != "ticker"} | {"results": rows}).encode()
+    with pytest.raises(MalformedAnswer, match="page of bars: no symbol is named"):
+        wire.decode_page(body, "bars")
+    assert wire.decode_page(body, "bars", symbol="AAPL").count == len(rows)
+
+
+@pytest.mark.judge
+@pytest.mark.parametrize("what", READERS)
+def test_a_refusal_is_no_page_and_is_quoted(shared: Path, what: str) -> None:
+    for path in (shared / "payloads/errors").glob("*.json"):
+        body = path.read_bytes()
+        said = json.loads(body)
+        words = f"status {said['status']}: {said.get('error') or said['message']}"
+        with pytest.raises(MalformedAnswer, match=re.escape(f"page of {what}: {words}.")) as caught:
+            READERS[what](body)
+        assert caught.value.facts == {"what": what}
+        with pytest.raises(MalformedAnswer, match=f"page of {what}: (?!None)"):
+            READERS[what](body[:-3])
+
+
 def test_what_the_vendor_says_in_a_good_status_is_passed_on() -> None:
     with pytest.raises(MalformedAnswer, match="ERROR: something broke"):
         wire.decode_page(b'{"status":"ERROR","error":"something broke"}', "bars", symbol="A")
@@ -252,6 +335,16 @@ def test_splits_are_read_and_written(shared: Path) -> None:
     splits = wire.decode_splits(body)
     assert splits[0] == Split("GOOGL", date(2022, 7, 18), 1, 20)
     assert len(splits) == len(sent["results"])
+    for end in range(0, len(body.strip()), 7):
+        with pytest.raises(MalformedAnswer, match=r"page of splits: (?!None)"):
+            wire.decode_splits(body[:end])
+    for key in ("ticker", "execution_date", "split_from", "split_to"):
+        lost = [{k: v for k, v in row.items() if k != key} for row in sent["results"]]
+        with pytest.raises(MalformedAnswer, match=f"page of splits: .*{key}"):
+            wire.decode_splits(json.dumps(sent | {"results": lost}).encode())
+    for nothing in ({"split_from": 0}, {"split_to": 0}, {"split_from": -1}, {"split_to": -1}):
+        with pytest.raises(MalformedAnswer, match="page of splits: a split of GOOGL from"):
+            wire.decode_splits(json.dumps(sent | {"results": [sent["results"][0] | nothing]}).encode())
     written = [json.loads(row) for row in wire.encode_splits(splits)]
     assert json.dumps(written) == json.dumps(sent["results"])  # 1, not 1.0
     assert wire.next_url(body) == sent.get("next_url")
@@ -263,6 +356,13 @@ def test_dividends_are_read_and_written(shared: Path) -> None:
     sent: dict[str, Any] = json.loads(body)
     dividends = wire.decode_dividends(body)
     assert dividends[0] == Dividend("CSSEN", date(2025, 6, 12), 0.59375, "USD")
+    for end in range(0, len(body.strip()), 7):
+        with pytest.raises(MalformedAnswer, match=r"page of dividends: (?!None)"):
+            wire.decode_dividends(body[:end])
+    for key in ("ticker", "ex_dividend_date", "cash_amount"):
+        lost = [{k: v for k, v in row.items() if k != key} for row in sent["results"]]
+        with pytest.raises(MalformedAnswer, match=f"page of dividends: .*{key}"):
+            wire.decode_dividends(json.dumps(sent | {"results": lost}).encode())
     for dividend, row, written in zip(
         dividends, sent["results"], wire.encode_dividends(dividends), strict=True
     ):

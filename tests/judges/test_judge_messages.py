@@ -353,6 +353,14 @@ def test_pages_of_other_markets_are_read_as_json_says(
     page = wire.decode_page(body, kind, symbol=symbol)
     told = [{"symbol": symbol} | expected] * 3
     assert page.table.select(list(told[0])).to_pylist() == told
+    for named, asked in ((symbol, symbol.replace("-", "")), (symbol.replace("-", ""), symbol)):
+        body = json.dumps({"status": "OK", "ticker": named, "results": [written] * 3}).encode()
+        assert wire.decode_page(body, kind, symbol=asked).count == 3  # the vendor spells both
+    lost = [{key: value for key, value in written.items() if key not in ("t", "participant_timestamp")}]
+    with pytest.raises(MalformedAnswer, match=f"page of {kind}: .*(no time|missing)"):
+        wire.decode_page(
+            json.dumps({"status": "OK", "results": [written, *lost]}).encode(), kind, symbol=symbol
+        )
     with pytest.raises(MalformedAnswer):  # of stocks they would be nonsense
         wire.decode_page(body, kind, symbol=papers.PLAIN)
 
