@@ -14,6 +14,7 @@ from tapelab.market.events import Bar, Quote, Trade
 from tapelab.market.tables import SCHEMAS
 from tapelab.massive import wire
 from tapelab.massive.wire.fields import CHANNELS, Channel
+from tapelab.massive.wire.stream import MAX_NAMES, OTHERS
 
 REAL_DAY = date(2013, 10, 9)
 TABLE = {"T": "trades", "Q": "quotes", "AM": "bars", "A": "bars_1s"}
@@ -168,6 +169,34 @@ def test_channels_without_a_table_are_counted_by_name(shared: Path) -> None:
     assert decoder.malformed == 0
     assert tables["trades"]["arrival"].to_pylist() == [0]
     assert tables["quotes"]["arrival"].to_pylist() == [3]
+
+
+@pytest.mark.judge
+def test_names_without_end_are_counted_up_to_a_bound(shared: Path) -> None:
+    decoder = wire.FrameDecoder()
+    [halt] = [e for e in examples(shared) if e["ev"] == "LULD"]
+    [trade] = [e for e in examples(shared) if e["ev"] == "T"]
+    numbers = range(MAX_NAMES + 5)
+    events = [halt | {"ev": f"L{n}"} for n in numbers] + [trade | {f"n{n}": n} for n in numbers]
+    for _ in range(2):
+        decoder.feed(json.dumps(events).encode(), ts_recv=5, arrival=0)
+    known = range(MAX_NAMES)
+    assert decoder.unknown == {f"L{n}": 2 for n in known} | {OTHERS: 10}
+    assert decoder.unknown_fields == {("T", f"n{n}"): 2 for n in known} | {("T", OTHERS): 10}
+    assert decoder.malformed == 0
+    assert len(decoder.take()["trades"]) == 2 * len(numbers)
+
+
+@pytest.mark.judge
+def test_a_status_that_does_not_say_which_is_malformed(shared: Path) -> None:
+    lines = map(json.loads, (shared / "payloads/ws/handshake.jsonl").read_bytes().splitlines())
+    statuses = [event for line in lines if line["dir"] == "server" for event in line["frame"]]
+    decoder = wire.FrameDecoder()
+    for event in statuses:
+        lost = {key: value for key, value in event.items() if key != "status"}
+        message = json.dumps([lost, event | {"new": [1]}, event | {"status": 1}]).encode()
+        assert decoder.feed(message, ts_recv=5, arrival=0) == [event]
+    assert (decoder.malformed, decoder.unknown, decoder.unknown_fields) == (2 * len(statuses), {}, {})
 
 
 @pytest.mark.judge
