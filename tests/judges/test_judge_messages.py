@@ -415,6 +415,23 @@ def test_frames_side_by_side_are_read_as_json_says(kernel: compiled.Kernel, awkw
     assert awkward or (size > AT_MOST and decoder.compiled == MESSAGES * times)
 
 
+def test_lists_of_codes_as_long_as_a_message_are_read_as_json_says(kernel: compiled.Kernel) -> None:
+    few, many = [7, 32767, 0], [n % 10 for n in range(AT_MOST // 2 - 200)]
+    quote = {"ev": "Q", "sym": "A", "t": NOON, "i": few}
+    trade = {"ev": "T", "sym": "A", "t": NOON, "p": 1.5, "s": 2}
+    events = [quote, trade | {"c": many}, trade | {"c": few}, quote]
+    payloads = [json.dumps([event], separators=(",", ":")).encode() for event in events]
+    decoder = wire.BulkDecoder()
+    size = decoder.feed([Message(payload, 0, number) for number, payload in enumerate(payloads)])
+    assert AT_MOST * 0.99 < size < AT_MOST
+    tables = decoder.take()
+    assert tables["quotes"]["indicators"].to_pylist() == [few, few]
+    conditions = tables["trades"]["conditions"].combine_chunks()
+    assert conditions.value_lengths().to_pylist() == [len(many), len(few)]
+    assert np.array_equal(conditions.values.to_numpy(), many + few)
+    assert decoder.compiled == len(events)
+
+
 def is_json(text: str) -> bool:
     """Whether Python reads it."""
     try:
