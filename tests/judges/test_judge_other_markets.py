@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import xml.etree.ElementTree as ElementTree
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -81,3 +81,17 @@ def test_the_keys_that_the_vendors_bucket_lists_are_understood(shared: Path) -> 
     assert catalogue.read_key(keys[0].replace("/07/", "/08/")) is None
     assert catalogue.read_key(keys[0].removesuffix(".gz")) is None
     assert catalogue.read_key(keys[0].replace("_v1", "_v9")) is None
+
+
+def test_every_product_the_vendor_lists_is_of_its_market_and_begins_when_it_says(shared: Path) -> None:
+    table = (shared / "massive-api.md").read_text().partition("| Prefix | Market |")[2].partition("\n\n")[0]
+    listed = {}
+    for prefixes, market, kinds, since in (line.strip("| ").split(" | ") for line in table.splitlines()[2:]):
+        if kinds.startswith("`"):
+            name = market.removeprefix("US ")
+            first = [f"{day}-01-01"[:10] for day in re.findall(r"\d{4}(?:-\d\d-\d\d)?", since)]
+            for prefix in re.findall(r"`(\w+)`", prefixes):
+                for kind in kinds.split("`")[1].split():
+                    later = name == "options" and kind == "quotes_v1"
+                    listed[f"{prefix}/{kind}"] = (name, date.fromisoformat(first[-1 if later else 0]))
+    assert {k.name: (k.market.value, k.since) for k in catalogue.CATALOGUE.values()} == listed

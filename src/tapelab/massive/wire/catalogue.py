@@ -56,6 +56,8 @@ _OTHERS: tuple[tuple[str, Market, date, Mapping[str, str]], ...] = (
     ("us_futures_comex", Market.FUTURES, date(2017, 4, 3), _FUTURES),
     ("us_futures_nymex", Market.FUTURES, date(2017, 4, 3), _FUTURES),
 )
+# What the vendor keeps for a shorter time than the rest of its market.
+_LATER: Mapping[str, date] = {"us_options_opra/quotes_v1": date(2022, 3, 7)}
 _READ_AS: Mapping[str, tuple[Kind, Literal["1m", "1d"] | None]] = {
     "minute_aggs_v1": ("bars", "1m"),
     "day_aggs_v1": ("bars", "1d"),
@@ -88,9 +90,10 @@ class FileKind:
 def _kinds() -> Iterator[FileKind]:
     for ours in PRODUCTS.values():
         yield FileKind(ours.name, ours.market, ours.header, ours.since, ours)
-    for prefix, market, since, headers in _OTHERS:
+    for prefix, market, earliest, headers in _OTHERS:
         for short, text in headers.items():
             name, header, product = f"{prefix}/{short}", tuple(text.split()), None
+            since = _LATER.get(name, earliest)
             if short in _READ_AS and market is not Market.FUTURES:
                 product = Product(name, *_READ_AS[short], header, since, market)
             yield FileKind(name, market, header, since, product)
