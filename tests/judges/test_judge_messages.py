@@ -448,6 +448,7 @@ def test_a_message_with_one_wrong_character_is_taken_by_nobody(kernel: compiled.
     changed = {
         t[:n] + put + t[n + 1 :] for t in whole for n in range(len(t)) for put in ("", *'",:{}[]0.x\\ \t')
     }
+    changed |= {t[:n] + "\0" + t[n:] for t in whole for n in range(len(t))}
     wrong = [text.encode() for text in sorted(changed) if not is_json(text)]
     plain, bulk = wire.FrameDecoder(), wire.BulkDecoder()
     for payload in wrong:

@@ -283,6 +283,8 @@ def _key(data, at, keys, channel):
     for _ in range(MAX_KEY):
         if data[at] == _QUOTE:
             break
+        if data[at] < _PRINTABLE:
+            return 0, _FAILED
         name = name << 8 | np.int64(data[at])
         at += 1
     if data[at] != _QUOTE or data[at + 1] != _COLON:
