@@ -298,9 +298,8 @@ class _Room:
         return {(channel, key): int((seen >> bit & 1).sum()) for bit, key in bits}
 
     def _offsets(self, column: Column, rows: int) -> Any:
-        return np.append(self.cells.ints[column.slot, :rows], self.cells.fills[column.slot, 0]).astype(
-            np.int32
-        )
+        ends = self.cells.fills[column.slot, 0]
+        return np.append(self.cells.ints[column.slot, :rows], ends).astype(np.int32)
 
     def _texts(self, column: Column, rows: int, missing: Any) -> pa.Array:
         offsets = self._offsets(column, rows)

@@ -119,11 +119,8 @@ class Plan:
         """This plan, or one that knows a further key and passes over its values."""
         learned = self.learned.get(channel, ())
         known = {column.key for column in self.columns[channel]}
-        if (
-            key in known
-            or len(learned) >= MAX_LEARNED
-            or not (key.isascii() and key.isidentifier() and len(key) <= MAX_KEY)
-        ):
+        plain = key.isascii() and key.isidentifier() and len(key) <= MAX_KEY
+        if key in known or not plain or len(learned) >= MAX_LEARNED:
             return self
         return Plan({**self.learned, channel: (*learned, key)})
 

@@ -77,7 +77,7 @@ def seal(
 ) -> Path:
     """Compress a finished raw segment and remove it. Without `places` the segment is walked for them.
 
-    `pause` is called before each block. Where it fails (OSError) the raw segment stays, and counts.
+    `pause` is called before each block. Where compressing fails (OSError) the raw segment stays, and counts.
     """
     target = sealed_name(raw)
     beside = raw.with_name(raw.name + ".part")
