@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -645,7 +647,61 @@ def test_an_unknown_kind_of_record_is_passed_over(tmp_path: Path) -> None:
     receiver = Receiver(tmp_path)
     receiver.open()
     receiver.receive(frames(b"one"))
-    receiver.writer.append(99, [b"from the future"], ts_recv=T0 + 9, monotonic=9)  # type: ignore[arg-type]
+    receiver.writer.append(99, b"from the future", ts_recv=T0 + 9, monotonic=9)  # type: ignore[arg-type]
     receiver.receive(frames(b"two"))
     receiver.close()
     assert payloads(tmp_path) == [b"one", b"two"]
+
+
+def of_version_1(number: int, sequence: int, payloads: list[bytes]) -> bytes:
+    """A segment as tapelab first wrote them, by the page that described it."""
+    head = struct.pack("<8sHHI16sqqq", b"\x89TLJ\r\n\x1a\n", 1, 0, number, ID, sequence, T0, 0)
+    segment = head + struct.pack("<II", zlib.crc32(head), 0)
+    for place, payload in enumerate(payloads, sequence):
+        facts = (b"tLj\x81", Kind.DATA, 0, 1, len(payload), 0, place, T0 + place, place, zlib.crc32(payload))
+        head = struct.pack("<4sBBHIIqqqI", *facts)
+        segment += head + struct.pack("<I", zlib.crc32(head)) + payload + bytes(-len(payload) % 8)
+    return segment
+
+
+def test_a_journal_of_the_first_version_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    raw_path(tmp_path, 1).write_bytes(of_version_1(1, 0, [frames(b"one"), frames(b"two")]))
+    journal.recover(tmp_path)
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    receiver.receive(frames(b"three"))
+    receiver.close()
+    assert payloads(tmp_path) == [b"one", b"two", b"three"]
+
+
+def test_damage_in_a_journal_of_the_first_version_costs_one_record(tmp_path: Path) -> None:
+    content = of_version_1(1, 0, [frames(b"one"), frames(b"two"), frames(b"three")])
+    raw_path(tmp_path, 1).write_bytes(content.replace(b"two", b"tvo"))
+    found, notes = read(tmp_path)
+    assert [message.payload for message in found] == [b"one", b"three"]
+    assert [note.facts["cause"] for note in notes] == ["corrupt"]
+
+
+def test_a_flood_gets_its_disk_ahead_and_gives_back_what_it_did_not_use(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path, keep=3)
+    receiver.open()
+    much = frames(*[b"x" * 60_000] * 10)
+    receiver.receive(much)
+    first = raw_path(tmp_path, 1)
+    assert first.stat().st_size < len(much) + 1000
+    assert payloads(tmp_path) == [b"x" * 60_000] * 10
+    receiver.writer.rotate()
+    receiver.writer.sync()
+    assert first.stat().st_blocks * 512 < len(much) + 65_536
+    receiver.close()
+
+
+def test_a_disk_that_gives_nothing_ahead_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_fallocate", lambda *asked: -1)
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    receiver.receive(frames(*[b"x" * 60_000] * 10))
+    receiver.close()
+    assert payloads(tmp_path) == [b"x" * 60_000] * 10

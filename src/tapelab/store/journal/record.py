@@ -12,21 +12,24 @@ A segment is a 64-byte file header and records, each aligned to 8 bytes, little 
 The payload of DATA is the bytes as they came from the socket; `first frame` is the offset in it of the
 first frame header that begins there, 2^32 - 1 if none does. That of every other kind is a JSON object.
 Flag 1 marks the last record of a complete journal. Unknown kinds and flags are passed over by readers.
-The checksum is CRC-32 as in zlib.
+The checksum of a file header is CRC-32 as in zlib, that of records the lower half of XXH3 (64 bits), which
+takes a quarter of the time. Journals of version 1 had CRC-32 in both; their records begin with a magic of
+their own.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
 from isal.isal_zlib import crc32
+from xxhash import xxh3_64_intdigest
 
 from tapelab.store.journal.frames import NOWHERE
 
-VERSION = 1
+VERSION = 2
 MAX_PAYLOAD = 16 * 2**20
 
 _FILE = struct.Struct("<8sHHI16sqqq")
@@ -34,7 +37,10 @@ _RECORD = struct.Struct("<4sBBHIIqqqI")
 _CHECK = struct.Struct("<I")
 _RECORD_WITH_CHECK = struct.Struct("<4sBBHIIqqqII")
 _FILE_MAGIC = b"\x89TLJ\r\n\x1a\n"
-_MAGIC = b"tLj\x81"
+_MAGIC, _MAGIC_1 = b"tLj\x82", b"tLj\x81"
+_MAGICS = _MAGIC[:3]
+
+Payload = bytes | bytearray | memoryview
 
 FILE_HEADER = 64
 RECORD_HEADER = _RECORD_WITH_CHECK.size
@@ -94,6 +100,13 @@ class Scan(NamedTuple):
 _KINDS = {int(kind): kind for kind in Kind}
 
 
+def _checksum(data: Payload) -> int:
+    return xxh3_64_intdigest(data) & 0xFFFF_FFFF
+
+
+_CHECKSUMS: dict[bytes, Callable[[Payload], int]] = {_MAGIC: _checksum, _MAGIC_1: crc32}
+
+
 def pack_file_header(header: FileHeader) -> bytes:
     body = _FILE.pack(_FILE_MAGIC, header.version, 0, header.number, header.dataset_id, *header[3:])
     return (body + _CHECK.pack(crc32(body))).ljust(FILE_HEADER, b"\0")
@@ -112,17 +125,17 @@ def pack_header(
     kind: Kind,
     flags: int,
     connection: int,
-    length: int,
     first: int,
     sequence: int,
     ts_recv: int,
     monotonic: int,
-    checksum: int,
+    payload: Payload,
 ) -> bytes:
+    length, check = len(payload), _checksum(payload)
     head = _RECORD.pack(
-        _MAGIC, kind, flags, connection & 0xFFFF, length, first, sequence, ts_recv, monotonic, checksum
+        _MAGIC, kind, flags, connection & 0xFFFF, length, first, sequence, ts_recv, monotonic, check
     )
-    return head + _CHECK.pack(crc32(head))
+    return head + _CHECK.pack(_checksum(head))
 
 
 def padding(length: int) -> int:
@@ -142,13 +155,14 @@ def scan(data: bytes, at: int, expected: int | None, *, limit: int = 2**62) -> S
             data, at
         )
         body = at + RECORD_HEADER
-        if magic != _MAGIC or crc32(view[at : body - 4]) != head or expected not in (sequence, None):
+        of = _CHECKSUMS.get(magic)
+        if of is None or of(view[at : body - 4]) != head or expected not in (sequence, None):
             return Scan(start, records, at, True)
         stop = body + length
         if stop > end:
             break
         payload = data[body:stop]
-        if crc32(payload) != check:
+        if of(payload) != check:
             return Scan(start, records, at, True)
         records.append(
             Record(_KINDS.get(kind, kind), flags, connection, first, sequence, ts_recv, monotonic, payload)
@@ -178,20 +192,20 @@ def walk(data: bytes, at: int, expected: int | None, *, floor: int = 0, limit: i
 
 def _find(data: bytes, broken: int, floor: int) -> int:
     """Where the next whole and valid record begins behind `broken`; the end of `data` if nowhere."""
-    place = data.find(_MAGIC, broken + 1)
+    place = data.find(_MAGICS, broken + 1)
     while place >= 0:
         if place % 8 == 0:
             found = scan(data, place, None, limit=1).records
             if found and found[0].sequence >= floor:
                 return place
-        place = data.find(_MAGIC, place + 1)
+        place = data.find(_MAGICS, place + 1)
     return len(data)
 
 
 def encode(kind: Kind, payload: bytes, *, sequence: int, like: Record, flags: int = 0) -> bytes:
     """The bytes of a record that is not DATA, with the connection and times of `like`."""
     times = (like.ts_recv, like.monotonic)
-    head = pack_header(kind, flags, like.connection, len(payload), NOWHERE, sequence, *times, crc32(payload))
+    head = pack_header(kind, flags, like.connection, NOWHERE, sequence, *times, payload)
     return head + payload + bytes(padding(len(payload)))
 
 
@@ -204,6 +218,7 @@ __all__ = [
     "VERSION",
     "FileHeader",
     "Kind",
+    "Payload",
     "Record",
     "Scan",
     "encode",
