@@ -50,28 +50,29 @@ def to_come(folder: Path, known: Manifest, stop: threading.Event) -> Iterator[Ba
                 batch = decoder.take()
                 given = max(given, _last(batch))
                 yield batch
-            elif stop.is_set() or (decoder.final and not known.following):
+                continue
+            if stop.is_set() or (decoder.final and not known.following):
                 return
-            elif alive and not decoder.final:
+            if alive and not decoder.final:
+                stop.wait(LOOK_EVERY)
+                continue
+            try:
+                folder = found_again(folder, known)
+            except StoreError:
+                if given < 0:
+                    return  # nothing came, so nothing was kept
+                raise
+            now = manifest.load(folder)
+            if now.version or now.decoded.shift != known.decoded.shift:
+                yield from _behind(folder, now, given)
+                if now.version:
+                    return
+                decoder.close()
+                known, given, decoder = now, max(given, now.last_arrival), _decoder(folder, now)
+            elif is_held(lock_of(folder)):
                 stop.wait(LOOK_EVERY)
             else:
-                try:
-                    folder = found_again(folder, known)
-                except StoreError:
-                    if given < 0:
-                        return  # nothing came, so nothing was kept
-                    raise
-                now = manifest.load(folder)
-                if now.version or now.decoded.shift != known.decoded.shift:
-                    yield from _behind(folder, now, given)
-                    if now.version:
-                        return
-                    decoder.close()
-                    known, given, decoder = now, max(given, now.last_arrival), _decoder(folder, now)
-                elif is_held(lock_of(folder)):
-                    stop.wait(LOOK_EVERY)
-                else:
-                    return
+                return
     finally:
         decoder.close()
 
