@@ -252,7 +252,7 @@ class Flood:
         client.settimeout(self.patience)
         linger = struct.pack("ii", 1, 0)  # closing forgets what was not taken, as an abrupt end does
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        with client, suppress(ConnectionError, EOFError):
+        with client, suppress(ConnectionError, TimeoutError, EOFError):
             greet(client)
             self.connections += 1
             view = memoryview(self.block)
