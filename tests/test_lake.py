@@ -349,6 +349,23 @@ def test_a_month_waits_until_it_is_worth_a_file_and_is_then_written_when_it_is_o
     assert closes(lake, MONTH) == [1.0 + n for n in range(5) for _ in range(3 * len(MONTH))]
 
 
+def test_days_kept_by_an_older_version_go_into_one_month_with_those_of_this_one(
+    lake: Lake, tmp_path: Path
+) -> None:
+    for day in MONTH:
+        keep_day(lake, tmp_path, day)
+    for day in (MONTH[0], MONTH[7]):
+        old = lake.day_path(MINUTES, day)
+        with sheets.Writer(old, tables.BARS) as writer:  # where every column but the key's may be null
+            writer.write(tables.conform(day_bars(day, 1.0), tables.BARS))
+            writer.close(msgspec.structs.replace(about(day), rows=3 * len(CROWD)))
+    folder = lake.day_path(MINUTES, MONTH[0]).parent
+    rows = 3 * len(CROWD) * len(MONTH)
+    assert len(pd.read_parquet(folder)) == len(pl.read_parquet(folder / "*.parquet")) == rows
+    lake.compact(MINUTES)
+    assert closes(lake, MONTH) == [1.0 + n for n in range(5) for _ in range(3 * len(MONTH))]
+
+
 def test_a_day_that_was_replaced_is_read_from_its_own_file_until_the_month_is_written_again(
     lake: Lake, tmp_path: Path
 ) -> None:

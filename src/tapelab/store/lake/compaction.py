@@ -115,7 +115,9 @@ def _stretches(sources: list[_Source]) -> Iterator[tuple[str, str | None]]:
 
 def _sorted(parts: list[pa.Table]) -> Iterator[pa.Table]:
     """The rows by symbol and time, as row groups of whole symbols; busy ones do not share theirs."""
-    table = pa.concat_tables([part.replace_schema_metadata(None) for part in parts]).combine_chunks()
+    plain = [part.replace_schema_metadata(None) for part in parts]
+    # Promoted, since files of an older version do not say which columns are never null.
+    table = pa.concat_tables(plain, promote_options="default").combine_chunks()
     if len(table) == 0:
         return
     encoded = table["symbol"].combine_chunks().dictionary_encode()

@@ -26,7 +26,8 @@ ABOUT = b"tapelab"
 _INDEX = b"tapelab_index"
 _INSTANT = pa.timestamp("ns", tz="UTC")
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
-_RISING = ("timestamp", "ts_event", "ts_participant", "arrival", "sequence")  # small steps, packed as such
+_PACKED = ("timestamp", "ts_event", "ts_participant", "arrival", "sequence", "transactions")  # small steps
+_SPLIT = ("volume",)  # mostly whole: such doubles are alike byte by byte, where prices repeat as a whole
 _REPEATED = ("symbol", "session", "ticker")  # few different values, each written once
 _T = TypeVar("_T")
 
@@ -82,9 +83,10 @@ class Writer:
             compression_level=1,
             use_dictionary=[name for name in schema.names if name in _REPEATED],
             column_encoding={
-                name: "DELTA_BINARY_PACKED"
-                for name in schema.names
-                if name in _RISING and pa.types.is_primitive(schema.field(name).type)
+                name: encoding
+                for names, encoding in ((_PACKED, "DELTA_BINARY_PACKED"), (_SPLIT, "BYTE_STREAM_SPLIT"))
+                for name in names
+                if name in schema.names and pa.types.is_primitive(schema.field(name).type)
             },
             write_page_checksum=True,
         )
