@@ -57,7 +57,7 @@ def keep(source: Path, path: Path, file: DayFile) -> DayFile:
                 written: deque[Future[None]] = deque()
                 for part in parts:
                     order.see(part)
-                    written.append(hand.submit(writer.write, part))
+                    written.append(hand.submit(writer.put, writer.groups(part)))
                     if len(written) > AHEAD:
                         written.popleft().result()
                 for last in written:

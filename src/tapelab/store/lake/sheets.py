@@ -93,16 +93,27 @@ class Writer:
 
     def write(self, part: pa.Table) -> None:
         """The rows as groups of `ROW_GROUP`."""
-        for begin in range(0, len(part), ROW_GROUP):
-            self.write_group(part.slice(begin, ROW_GROUP))
+        self.put(self.groups(part))
 
     def write_group(self, part: pa.Table) -> None:
         """The rows as one group."""
-        names = pc.min_max(part.column(self._symbol))
-        self._groups.append(Group(names["min"].as_py(), names["max"].as_py(), len(part)))
-        self.rows += len(part)
+        self.put(self.groups(part, max(len(part), 1)))
+
+    def groups(self, part: pa.Table, most: int = ROW_GROUP) -> list[tuple[Group, pa.Table]]:
+        """The rows as groups of at most so many, for `put`; another thread may make them ready."""
         stored = part.replace_schema_metadata(None).cast(self._schema)
-        self._writer.write_table(stored, row_group_size=max(len(part), 1))
+        slices = [stored.slice(begin, most) for begin in range(0, len(part), most)]
+        return [(self._group(rows), rows) for rows in slices]
+
+    def _group(self, rows: pa.Table) -> Group:
+        names = pc.min_max(rows.column(self._symbol))
+        return Group(names["min"].as_py(), names["max"].as_py(), len(rows))
+
+    def put(self, groups: Iterable[tuple[Group, pa.Table]]) -> None:
+        for group, rows in groups:
+            self._groups.append(group)
+            self.rows += group.rows
+            self._writer.write_table(rows, row_group_size=group.rows)
 
     def close(self, about: msgspec.Struct) -> None:
         self._writer.add_key_value_metadata(
