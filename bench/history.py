@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,8 @@ from tapelab.market.clock import MINUTE
 from tapelab.market.symbols import Market
 from tapelab.massive import wire
 from tapelab.massive.flatfiles import FlatFiles, Listed
+from tapelab.massive.wire import compiled
+from tapelab.massive.wire.lines import Lines
 from tapelab.settings import Settings, use
 from tapelab.store.lake import Lake, sheets
 from tapelab.store.lake.arriving import DayFile
@@ -98,7 +101,7 @@ def lake(folder: Path) -> list[Row]:
 
 
 def conversion(folder: Path) -> list[Row]:
-    """A full day's csv.gz of minute bars into the lake, beside pandas."""
+    """A full day's csv.gz of minute bars into the lake, beside pandas: at first, and in a long sync."""
     import pandas as pd
 
     text = folder / "full.csv.gz"
@@ -106,8 +109,19 @@ def conversion(folder: Path) -> list[Row]:
     at = Settings.load(home=folder / "converted")
     about = DayFile(PRODUCT, DAYS[0], "etag", text.stat().st_size, 0, 0)
     out = folder / "pandas.parquet"
-    mine, theirs = _alternated(
-        [lambda: Lake(at).keep_file(text, about), lambda: pd.read_csv(text).to_parquet(out)], rounds=3
+    compiled.wait()
+
+    def kept_at_first() -> None:
+        with patch.object(Lines, "read", return_value=None):
+            Lake(at).keep_file(text, about)
+
+    mine, at_first, theirs = _alternated(
+        [
+            lambda: Lake(at).keep_file(text, about),
+            kept_at_first,
+            lambda: pd.read_csv(text).to_parquet(out),
+        ],
+        rounds=3,
     )
     day = f"date.fromisoformat({str(DAYS[0])!r})"
     kept = f"Lake(current()).keep_file(Path({str(text)!r}), DayFile({PRODUCT!r}, {day}, '', 0, 0, 0))"
@@ -117,11 +131,12 @@ def conversion(folder: Path) -> list[Row]:
     return [
         Row(
             f"a day of {SYMBOLS * BARS / 1e6:.2f} M minute bars into the lake",
-            f"{mine:.2f} s, {peak:.0f} MB, {size:.2f} of the size",
+            f"{mine:.2f} s, {size:.2f} of the size",
             f"{theirs:.2f} s, {theirs_peak:.0f} MB pandas",
             theirs / mine,
             "2 ×",
-        )
+        ),
+        Row("", f"{at_first:.2f} s, {peak:.0f} MB before the kernel is ready", "the same", theirs / at_first),
     ]
 
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 PATIENCE = 300.0  # seconds for compiling, on a machine that has much else to do
 LEAVING_PATIENCE = 5.0  # seconds for loading that is under way when the program ends
@@ -24,14 +24,15 @@ MAX_KEPT = 8  # compiled versions that stay in the cache
 NICE = 10  # how far the compiler stands back for everything else
 
 
-class Kernel(Protocol):
-    """The two compiled functions: see `kernel`."""
+class Kernel(NamedTuple):
+    """The compiled functions: see `kernel` and `linekernel`."""
 
     scan: Callable[..., None]
     walk: Callable[..., tuple[int, int]]
+    lines: Callable[..., int]
 
 
-_SOURCES = ("kernel.py", "plan.py")
+_SOURCES = ("kernel.py", "linekernel.py", "plan.py")
 _PROBLEM = "problem.txt"
 
 _lock = threading.Lock()
@@ -121,11 +122,10 @@ def _load() -> Kernel:
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_folder())
     try:
-        from tapelab.massive.wire import kernel as loaded
+        from tapelab.massive.wire import kernel, linekernel
     finally:
         config.CACHE_DIR = before
-    found: Kernel = loaded
-    return found
+    return Kernel(kernel.scan, kernel.walk, linekernel.lines)
 
 
 def _folder() -> Path:

@@ -18,6 +18,7 @@ from isal import igzip, igzip_lib
 from pyarrow import csv
 
 from tapelab.errors import Damaged, MalformedAnswer
+from tapelab.massive.wire.lines import BEHIND, Lines
 
 BLOCK = 4 << 20  # bytes of CSV that become one table
 READERS = 2  # blocks that are read at a time
@@ -95,16 +96,21 @@ class CsvFile:
             self.malformed(1, f"the header has {twice[0]!r} twice")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Blocks of whole lines, each read in a thread of its own while the next is unpacked."""
-        convert = self.conversion()
+        """Blocks of whole lines; what is not plain is read in threads while the next block is unpacked."""
+        convert, lines = self.conversion(), Lines.of(self.found, self.types())
         with self.open() as stream, ThreadPoolExecutor(READERS) as pool:
             stream.readline()
             ahead: deque[Future[pa.Table]] = deque()
             try:
                 for block in _blocks(stream):
-                    ahead.append(pool.submit(self.parsed, block, convert))
-                    if len(ahead) > READERS:
+                    # At once: a thread more would take more time from who writes the rows than it saves here.
+                    plain = lines.read(block) if lines is not None else None
+                    if plain is None:
+                        ahead.append(pool.submit(self.parsed, block, convert))
+                    while ahead and (plain is not None or len(ahead) > READERS or ahead[0].done()):
                         yield from ahead.popleft().result().to_batches()
+                    if plain is not None:
+                        yield plain
                 while ahead:
                     yield from ahead.popleft().result().to_batches()
             except pa.ArrowInvalid as error:
@@ -114,8 +120,9 @@ class CsvFile:
                     waiting.cancel()
 
     def parsed(self, block: bytes, convert: csv.ConvertOptions) -> pa.Table:
-        options = csv.ReadOptions(block_size=len(block) + 1, use_threads=False, column_names=self.found)
-        return csv.read_csv(pa.BufferReader(block), read_options=options, convert_options=convert)
+        text = pa.py_buffer(block).slice(0, len(block) - len(BEHIND))
+        options = csv.ReadOptions(block_size=len(block), use_threads=False, column_names=self.found)
+        return csv.read_csv(pa.BufferReader(text), read_options=options, convert_options=convert)
 
     def conversion(self) -> csv.ConvertOptions:
         types = self.types()
@@ -164,14 +171,14 @@ class CsvFile:
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    """The text that is left in pieces that end with a line; an empty line at the end is no row."""
+    """The text that is left in pieces of whole lines and `BEHIND`; an empty line at the end is no row."""
     begun = b""
     while more := stream.read(BLOCK):
         cut = more.rfind(b"\n") + 1
         if cut:
-            yield begun + more[:cut]
+            yield b"".join((begun, memoryview(more)[:cut], BEHIND))
             begun = more[cut:]
         else:
             begun += more
     if begun and not begun.isspace():
-        yield begun
+        yield begun + BEHIND
