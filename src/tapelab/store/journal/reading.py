@@ -119,7 +119,7 @@ class Follower:
             self._note(record, record.kind, found)
 
     def _data(self, record: Record, found: list[R | Message | Note], skim: Skim[R] | None) -> None:
-        at, end = 0, len(record.payload)
+        at, end = record.begin, record.end
         if record.connection != self._connection:
             # the opening of this connection is not there: begin at the first whole frame
             self._connection = record.connection
@@ -127,7 +127,7 @@ class Follower:
             if record.first == NOWHERE:
                 self._connection = -1
                 return
-            at = record.first
+            at += record.first
         if skim is not None and end - at >= WORTH:
             at = self._messages(record, at, min(at + self._assembler.rest, end), found)
             if not self._assembler.torn:
@@ -142,7 +142,7 @@ class Follower:
 
     def _messages(self, record: Record, at: int, end: int, found: list[R | Message | Note]) -> int:
         base = base_of(record)
-        for payload, stop in self._assembler.feed(record.payload, end, start=at):
+        for payload, stop in self._assembler.feed(record.data, end, start=at):
             arrival = base + stop - len(payload)
             found.append(Message(payload, record.ts_recv, arrival, record.connection, record.sequence))
             self.resume = record.sequence - 1
@@ -170,12 +170,12 @@ class Follower:
 
 
 def base_of(record: Record) -> int:
-    """The number of an event whose message begins at the record's first byte."""
-    return (record.sequence << ARRIVAL_BITS) + MAX_MESSAGE
+    """The number of an event whose message begins at the first byte of the record's `data`."""
+    return (record.sequence << ARRIVAL_BITS) + MAX_MESSAGE - record.begin
 
 
 def _lost(hole: Hole, following: Record) -> Note:
-    start = hole.after.ts_recv if hole.after else following.ts_recv
+    start = following.ts_recv if hole.since is None else hole.since
     facts: dict[str, object] = {"start": start, "end": following.ts_recv, "cause": "corrupt"}
     return Note(Kind.GAP, facts, following.ts_recv, following.connection, following.sequence - 1)
 

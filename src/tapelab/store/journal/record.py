@@ -73,9 +73,10 @@ class FileHeader(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One record; `first` is the offset of the first frame header that begins in a DATA payload.
+    """One record, its payload `data[begin:end]`: what was read at once is not copied for each record.
 
-    A kind that a later version added is a plain number here and passed over by readers.
+    `first` is the offset of the first frame header that begins in a DATA payload. A kind that a later
+    version added is a plain number here and passed over by readers.
     """
 
     kind: Kind | int
@@ -85,7 +86,13 @@ class Record(NamedTuple):
     sequence: int
     ts_recv: int
     monotonic: int
-    payload: bytes
+    data: bytes
+    begin: int
+    end: int
+
+    @property
+    def payload(self) -> bytes:
+        return self.data[self.begin : self.end]
 
 
 class Scan(NamedTuple):
@@ -161,12 +168,10 @@ def scan(data: bytes, at: int, expected: int | None, *, limit: int = 2**62) -> S
         stop = body + length
         if stop > end:
             break
-        payload = data[body:stop]
-        if of(payload) != check:
+        if of(view[body:stop]) != check:
             return Scan(start, records, at, True)
-        records.append(
-            Record(_KINDS.get(kind, kind), flags, connection, first, sequence, ts_recv, monotonic, payload)
-        )
+        kind = _KINDS.get(kind, kind)
+        records.append(Record(kind, flags, connection, first, sequence, ts_recv, monotonic, data, body, stop))
         expected = sequence + 1
         at = stop + (-length & 7)
     return Scan(start, records, at, False)

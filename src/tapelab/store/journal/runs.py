@@ -43,7 +43,7 @@ class Skim:
 
     def __call__(self, record: Record, at: int) -> tuple[list[Run], int]:
         """Runs from `at` on, where a frame begins, and where the last one ends."""
-        data, base = np.frombuffer(record.payload, np.uint8), base_of(record)
+        data, base = np.frombuffer(record.data, np.uint8, record.end), base_of(record)
         found: list[Run] = []
         while True:
             count, at = self._walk(data, at, self._begins, self._ends)
@@ -51,7 +51,7 @@ class Skim:
                 return found, at
             begins, ends = self._begins[:count].copy(), self._ends[:count].copy()
             found.append(
-                Run(record.payload, begins, ends, record.ts_recv, base, record.connection, record.sequence)
+                Run(record.data, begins, ends, record.ts_recv, base, record.connection, record.sequence)
             )
 
 

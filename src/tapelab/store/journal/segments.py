@@ -28,11 +28,11 @@ READ = 8 * 2**20  # bytes taken from a raw segment at a time: a few of the large
 
 @dataclass(frozen=True)
 class Hole:
-    """Bytes of a journal that are not what was written; `after` is the last record before them."""
+    """Bytes of a journal that are not what was written; `since`: when the last record before them came."""
 
     path: Path
     offset: int
-    after: Record | None
+    since: int | None
 
 
 class Lock:
@@ -147,7 +147,8 @@ class RecordReader:
         self._sealed: Sealed | None = None
         self._block = 0
         self._expected: int | None = 0 if after < 0 else None  # a journal begins with record 0
-        self._last: Record | None = None
+        self._floor = 0  # a record behind damage has at least this sequence
+        self._since: int | None = None
 
     def read(self) -> list[Record | Hole]:
         """The next records, a bounded number; empty when there is nothing new."""
@@ -258,17 +259,17 @@ class RecordReader:
             if header is None or self._expected is None:
                 self._expected = header.first_sequence if header else None
             at = FILE_HEADER
-        floor = self._last.sequence + 1 if self._last else 0
-        for part in walk(data, at, self._expected, floor=floor):
+        for part in walk(data, at, self._expected, floor=self._floor):
             if part.start > at:
                 found.append(self._hole(offset + at))
             if part.records:
                 found += part.records
-                self._last = part.records[-1]
-                self._expected = self._last.sequence + 1
+                last = part.records[-1]
+                self._expected = self._floor = last.sequence + 1
+                self._since = last.ts_recv
             at = part.at
         return found, at
 
     def _hole(self, offset: int) -> Hole:
         self._expected = None
-        return Hole(raw_path(self.folder, self._number), offset, self._last)
+        return Hole(raw_path(self.folder, self._number), offset, self._since)
