@@ -177,6 +177,11 @@ def _whole(data, at):
     count = _zero_bits(_others(word)) >> _3
     if _plain(word, count):
         return _number(word, count), at + np.int64(count)
+    if count == _8 and word & _LOWEST_BYTE != _LOWEST_ZERO:  # a time in milliseconds has 13 digits
+        rest = _load(data, at + WORD)
+        more = _zero_bits(_others(rest)) >> _3
+        if _0 < more < _8:
+            return _number(word, _8) * _TENS[more] + _number(rest, more), at + WORD + np.int64(more)
     return _any_whole(data, at)
 
 
