@@ -65,7 +65,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     `arrival` is that of a message which would begin at the first byte; the others count on from there.
     """
 
-    data: bytes
+    data: bytes | bytearray | memoryview
     begins: Any  # Ints
     ends: Any
     ts_recv: int
@@ -84,7 +84,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     def each(self) -> Iterator[tuple[bytes, int]]:
         """Each message, and the number of its first event."""
         for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True):
-            yield self.data[begin:end], self.arrival + begin
+            yield bytes(self.data[begin:end]), self.arrival + begin
 
 
 class BulkDecoder:

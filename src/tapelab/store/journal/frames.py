@@ -28,7 +28,7 @@ _MEDIUM = _FINAL_TEXT << 8 | 126  # the first two bytes of a frame whose length 
 _HEAD = struct.Struct(">HH")
 _KNOWN = frozenset({TEXT, BINARY, CONTINUATION, *(0x80 | code for code in (0, 1, 2, 8, 9, 10))})
 
-Buffer = bytes | bytearray
+Buffer = bytes | bytearray | memoryview
 
 
 class Violation(MalformedAnswer):
@@ -245,14 +245,14 @@ class Assembler:
         """Whole messages between the last bytes and the next were taken by somebody else."""
         self._walk.pass_over()
 
-    def feed(self, data: bytes, end: int | None = None, *, start: int = 0) -> list[tuple[bytes, int]]:
+    def feed(self, data: Buffer, end: int | None = None, *, start: int = 0) -> list[tuple[bytes, int]]:
         """The messages that end in `data[start:end]`, each with the offset behind its last byte."""
         messages = []
         for begin, stop, last in self._walk.feed(data, end, start=start).pieces:
             if last and not self._parts:
-                messages.append((data[begin:stop], stop))
+                messages.append((bytes(data[begin:stop]), stop))
             else:
-                self._parts.append(data[begin:stop])
+                self._parts.append(bytes(data[begin:stop]))
                 if last:
                     messages.append((b"".join(self._parts), stop))
                     self._parts = []

@@ -19,6 +19,7 @@ their own.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from enum import IntEnum
@@ -27,7 +28,7 @@ from typing import NamedTuple
 from isal.isal_zlib import crc32
 from xxhash import xxh3_64_intdigest
 
-from tapelab.store.journal.frames import NOWHERE
+from tapelab.store.journal.frames import NOWHERE, Buffer
 
 VERSION = 2
 MAX_PAYLOAD = 16 * 2**20
@@ -38,7 +39,7 @@ _CHECK = struct.Struct("<I")
 _RECORD_WITH_CHECK = struct.Struct("<4sBBHIIqqqII")
 _FILE_MAGIC = b"\x89TLJ\r\n\x1a\n"
 _MAGIC, _MAGIC_1 = b"tLj\x82", b"tLj\x81"
-_MAGICS = _MAGIC[:3]
+_EITHER_MAGIC = re.compile(_MAGIC[:3])
 
 Payload = bytes | bytearray | memoryview
 
@@ -86,13 +87,13 @@ class Record(NamedTuple):
     sequence: int
     ts_recv: int
     monotonic: int
-    data: bytes
+    data: Buffer
     begin: int
     end: int
 
     @property
     def payload(self) -> bytes:
-        return self.data[self.begin : self.end]
+        return bytes(self.data[self.begin : self.end])
 
 
 class Scan(NamedTuple):
@@ -119,7 +120,7 @@ def pack_file_header(header: FileHeader) -> bytes:
     return (body + _CHECK.pack(crc32(body))).ljust(FILE_HEADER, b"\0")
 
 
-def parse_file_header(data: bytes) -> FileHeader | None:
+def parse_file_header(data: Buffer) -> FileHeader | None:
     """None where the bytes are no whole and valid header."""
     size = _FILE.size
     if len(data) < FILE_HEADER or _CHECK.unpack_from(data, size)[0] != crc32(data[:size]):
@@ -150,7 +151,7 @@ def padding(length: int) -> int:
     return -length & 7
 
 
-def scan(data: bytes, at: int, expected: int | None, *, limit: int = 2**62) -> Scan:
+def scan(data: Buffer, at: int, expected: int | None, *, limit: int = 2**62) -> Scan:
     """Whole records of `data` from offset `at`, the first with sequence `expected` (None: any).
 
     Stops once the records span `limit` bytes, at a record that is not whole yet, or at a broken one.
@@ -177,7 +178,9 @@ def scan(data: bytes, at: int, expected: int | None, *, limit: int = 2**62) -> S
     return Scan(start, records, at, False)
 
 
-def walk(data: bytes, at: int, expected: int | None, *, floor: int = 0, limit: int = 2**62) -> Iterator[Scan]:
+def walk(
+    data: Buffer, at: int, expected: int | None, *, floor: int = 0, limit: int = 2**62
+) -> Iterator[Scan]:
     """Scans of `data` one behind the other, each of about `limit` bytes, around what is broken.
 
     Where one starts behind the end of the one before, what lies between is damaged. Behind damage only a
@@ -195,15 +198,13 @@ def walk(data: bytes, at: int, expected: int | None, *, floor: int = 0, limit: i
             return
 
 
-def _find(data: bytes, broken: int, floor: int) -> int:
+def _find(data: Buffer, broken: int, floor: int) -> int:
     """Where the next whole and valid record begins behind `broken`; the end of `data` if nowhere."""
-    place = data.find(_MAGICS, broken + 1)
-    while place >= 0:
-        if place % 8 == 0:
+    for match in _EITHER_MAGIC.finditer(data, broken + 1):
+        if (place := match.start()) % 8 == 0:
             found = scan(data, place, None, limit=1).records
             if found and found[0].sequence >= floor:
                 return place
-        place = data.find(_MAGICS, place + 1)
     return len(data)
 
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from tapelab.errors import Damaged, Locked, StoreError
 from tapelab.market import clock
 from tapelab.store.files import make_folder, unwritable
+from tapelab.store.journal.frames import Buffer
 from tapelab.store.journal.record import (
     FILE_HEADER,
     VERSION,
@@ -120,7 +123,7 @@ def read_header(folder: Path, number: int) -> FileHeader | None:
     return _header(start, raw)
 
 
-def _header(data: bytes, path: Path) -> FileHeader | None:
+def _header(data: Buffer, path: Path) -> FileHeader | None:
     header = parse_file_header(data)
     if header is not None and header.version > VERSION:
         raise StoreError(
@@ -171,7 +174,7 @@ class RecordReader:
                 found, exhausted = self._from_raw(finished=following is not None)
             if exhausted and following is not None:
                 self.close()
-            self.at_end = False
+            self.at_end = exhausted and following is None
             kept = self._new(found)
             if kept or (exhausted and following is None):
                 return kept
@@ -235,7 +238,9 @@ class RecordReader:
         assert self._raw is not None
         window = READ
         while True:
-            data = os.pread(self._raw, window, self._offset)
+            there = max(os.fstat(self._raw).st_size - self._offset, 0)
+            buffer = np.empty(min(window, there), np.uint8).data  # if large, of large pages, and not zeroed
+            data = buffer[: os.preadv(self._raw, [buffer], self._offset)]
             found, used = self._walk(data, self._offset)
             at_end = len(data) < window
             if found or at_end:
@@ -246,7 +251,7 @@ class RecordReader:
         self._offset += used
         return found, at_end
 
-    def _walk(self, data: bytes, offset: int) -> tuple[list[Record | Hole], int]:
+    def _walk(self, data: Buffer, offset: int) -> tuple[list[Record | Hole], int]:
         """Records and holes of `data`, which lies at `offset` of its segment; and how much was used."""
         found: list[Record | Hole] = []
         at = 0
