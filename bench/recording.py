@@ -1,7 +1,8 @@
 """What was recorded, turned into columns and Parquet, beside what one would write with the usual libraries.
 
 All make the same columns. Peers are given the messages in memory, and quotes alone, because polars cannot
-read both kinds at once; we read the journal, check its checksums and find the messages in it, in one thread.
+read both kinds at once; we read the journal, check its checksums, find the messages in it and decode them in
+two threads.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams import message, quote, status, trade
+from tapelab.errors import StoreError
 from tapelab.massive.wire import bulk, compiled
+from tapelab.store.datasets import columns
 from tapelab.store.datasets.columns import Decoder, Position
-from tapelab.store.journal import Follower, Kind, Note, reading, runs
+from tapelab.store.journal import Follower, Kind, Note, reading, record, runs, segments
 from test_frames import Stream, streams
 from test_journal import Receiver, chunks_of, frames
 
@@ -23,10 +26,12 @@ events = st.lists(
 )
 cuts = st.lists(st.integers(0, 3000), max_size=20)
 
+PATIENCE = 30.0  # seconds
 
-@pytest.fixture(scope="module", autouse=True, params=["plain", "compiled"])
+
+@pytest.fixture(scope="module", autouse=True, params=["plain", "compiled", "far behind"])
 def _way(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Everything here holds before the kernel is ready and after."""
+    """Everything here holds before the kernel is ready and after, and while it is read ahead."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "plain":
             patch.setattr(compiled, "_kernel", None)
@@ -36,6 +41,10 @@ def _way(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(bulk, "AT_LEAST", 0)
             patch.setattr(reading, "WORTH", 0)
             patch.setattr(runs, "MOST", 3)
+        if request.param == "far behind":
+            patch.setattr(segments, "READ", 1000)
+            patch.setattr(columns, "ENOUGH", 500)
+            patch.setattr(bulk, "AT_MOST", 300)
         yield
 
 
@@ -50,16 +59,17 @@ def joined(first: dict[str, pa.Table], second: dict[str, pa.Table]) -> dict[str,
 
 
 @settings(max_examples=60, deadline=None)
-@given(events, cuts, st.integers(0, 20))
+@given(events, cuts, st.integers(0, 20), st.sampled_from([{}, {"keep": 99}]))
 def test_columns_are_the_same_however_the_journal_is_read(
     tmp_path_factory: pytest.TempPathFactory,
     told: list[list[tuple[object, int]]],
     at: list[int],
     stop: int,
+    options: dict[str, int],
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")
     wire = frames(*(message(*(make(n) for make, n in some)) for some in told))  # type: ignore[operator]
-    receiver = Receiver(folder, segment_bytes=4000)
+    receiver = Receiver(folder, segment_bytes=4000, **options)
     receiver.open()
     growing, early = Decoder(folder), Decoder(folder)
     for n, chunk in enumerate(chunks_of(wire, at)):
@@ -139,3 +149,45 @@ def test_runs_hold_the_messages_that_are_read_one_by_one(
         assert runs.expand(together.runs(skim)) == items
         assert together.resume == one_by_one.resume
     assert [item.payload for item in Follower(folder).read() if not isinstance(item, Note)] == stream.messages
+
+
+def test_what_goes_wrong_while_reading_ahead_comes_at_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "ENOUGH", 1)
+    receiver = Receiver(tmp_path, segment_bytes=200, keep=9)
+    receiver.open()
+    for n in range(3):
+        receiver.receive(frames(message(quote(n))))
+    receiver.close()
+    newest = segments.numbers(tmp_path)[-1]
+    header = segments.read_header(tmp_path, newest)
+    assert header is not None
+    with segments.raw_path(tmp_path, newest).open("r+b") as file:
+        file.write(record.pack_file_header(header._replace(version=99)))
+    decoder = Decoder(tmp_path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="newer tapelab"):
+            take_all(decoder)
+    assert decoder.frames == len(decoder.take()["quotes"]) == 2
+
+
+def test_no_thread_outlives_its_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "READ", 1000)
+    monkeypatch.setattr(columns, "ENOUGH", 1)
+    before = set(threading.enumerate())
+    receiver = Receiver(tmp_path, keep=9)
+    receiver.open()
+    for n in range(20):
+        receiver.receive(frames(message(quote(n)), message(quote(n))))
+    receiver.close()
+    closed, forgotten = Decoder(tmp_path), Decoder(tmp_path)
+    take_all(closed)
+    take_all(forgotten)
+    started = [t for t in set(threading.enumerate()) - before if t.name.startswith("tapelab-decode")]
+    assert started
+    closed.close()
+    del forgotten
+    for thread in started:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()

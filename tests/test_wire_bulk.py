@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -41,17 +42,28 @@ def _kernel() -> Iterator[None]:
         yield
 
 
-def both(*batches: list[bytes]) -> tuple[bulk.BulkDecoder, dict[str, pa.Table]]:
-    """Decode the same messages both ways; equal in everything, or the test fails."""
+def both(*batches: list[bytes], ahead: bool = False) -> tuple[bulk.BulkDecoder, dict[str, pa.Table]]:
+    """Decode the same messages both ways; equal in everything, or the test fails.
+
+    `ahead`: all are scanned, by two threads, before the first is added.
+    """
     fast, plain = bulk.BulkDecoder(), wire.FrameDecoder()
-    arrival = 0
+    arrival, told = 0, []
     for batch in batches:
         messages = []
         for payload in batch:
             messages.append(Message(payload, 10**18 + arrival, arrival))
             plain.feed(payload, ts_recv=10**18 + arrival, arrival=arrival)
             arrival += len(payload) + 1
-        fast.feed(messages)
+        told.append(messages)
+    if ahead:
+        with ThreadPoolExecutor(2) as threads:
+            scanned = list(threads.map(fast.scan, told))
+        for one in scanned:
+            fast.add(one)
+    else:
+        for messages in told:
+            fast.feed(messages)
     expected, got = plain.take(), fast.take()
     for name, table in expected.items():
         got[name].validate(full=True)
@@ -180,6 +192,12 @@ def test_what_is_nearly_right_is_taken_or_counted_as_by_the_plain_decoder(
 
 
 @settings(max_examples=60)
+@given(st.lists(st.lists(messages_nearly_right(), min_size=1, max_size=4), min_size=1, max_size=5))
+def test_what_is_scanned_ahead_is_decoded_as_by_the_plain_decoder(batches: list[list[bytes]]) -> None:
+    both(*batches, ahead=True)
+
+
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_no_bytes_break_it(messages: list[bytes]) -> None:
     both(messages)
@@ -219,6 +237,8 @@ def test_a_field_that_the_vendor_adds_is_counted_and_costs_no_speed() -> None:
     fast, _ = both([added], [added, added], [added])
     assert fast.compiled == 3  # all but the one from which it was learned
     assert fast.plain.unknown_fields == {("Q", "new"): 4}
+    fast, _ = both([added], [added, added], ahead=True)
+    assert fast.plain.unknown_fields == {("Q", "new"): 3}
     names = [wire.frame([QUOTE.replace(b'"sym"', b'"n%d":1,"sym"' % n)]) for n in range(40)]
     fast, _ = both(*([name] for name in names + names))
     assert fast.plain.unknown_fields.total() == 80

@@ -7,7 +7,7 @@ place in the order, so that rows and counters are those of the plain decoder by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 from typing import Protocol as Shape
 
@@ -20,7 +20,7 @@ from tapelab.market.sessions import dates_of
 from tapelab.market.symbols import Market
 from tapelab.market.tables import SCHEMAS
 from tapelab.massive.wire import compiled
-from tapelab.massive.wire.fields import CHANNELS, Channel, Field
+from tapelab.massive.wire.fields import CHANNELS, Channel, Field, Kind
 from tapelab.massive.wire.plan import (
     ARRIVAL,
     CODES,
@@ -41,11 +41,9 @@ from tapelab.massive.wire.stream import TABLES, FrameDecoder
 
 WARM_AFTER = 8 * 2**20  # bytes; the plain decoder takes a third of a second for them
 AT_LEAST = 16 * 2**10  # bytes at a time; for fewer, making tables costs more than it saves
-AT_MOST = 6 * 2**20  # bytes at a time, but a message is never cut
+AT_MOST = 4 * 2**20  # bytes at a time, but a message is never cut
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-
-_EMPTY = {kind: schema.empty_table() for kind, schema in SCHEMAS.items()}  # making one takes a third of a ms
 
 
 class Framed(Shape):
@@ -76,11 +74,6 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         """Bytes of the messages."""
         return int((self.ends - self.begins).sum())
 
-    @property
-    def span(self) -> memoryview:
-        """The bytes from the first message to the last."""
-        return memoryview(self.data)[self.begins[0] : self.ends[-1]]
-
     def each(self) -> Iterator[tuple[bytes, int]]:
         """Each message, and the number of its first event."""
         for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True):
@@ -91,8 +84,8 @@ class BulkDecoder:
     """What `FrameDecoder` does, for many messages at a time; rows and counters are the same.
 
     It begins to make the compiled kernel ready when it has seen `WARM_AFTER` bytes, and uses it once it is.
-    `plain` holds the counters; `compiled` counts the messages that the kernel took. Not for use by several
-    threads at once.
+    `plain` holds the counters; `compiled` counts the messages that the kernel took. But for `scan`, not for
+    use by several threads at once.
     """
 
     def __init__(self) -> None:
@@ -100,26 +93,40 @@ class BulkDecoder:
         self.compiled = 0
         self._bytes = 0
         self._plan = Plan()
-        self._room: _Room | None = None
+        self._rooms: list[_Room] = []  # that are free
         self._done: list[dict[str, pa.Table]] = []
 
     def feed(self, items: Sequence[Framed | Run]) -> int:
         """Take messages, in the order in which they came; gives how many bytes they are."""
+        return self.add(self.scan(items))
+
+    def scan(self, items: Sequence[Framed | Run]) -> Scanned:
+        """The longer part of `feed`, which may go on in other threads beside all else; `add` is the rest."""
         size = sum([item.size if isinstance(item, Run) else len(item.payload) for item in items])
-        self._bytes += size
-        kernel = compiled.kernel(warm=self._bytes >= WARM_AFTER) if size >= AT_LEAST else None
+        kernel = compiled.kernel(warm=False) if size >= AT_LEAST else None
         if kernel is None:
+            return Scanned(items, size, None)
+        reads = []
+        for batch in _batches(items):
+            room = self._room(batch.size)
+            reads.append(room.read(kernel, batch))
+            self._rooms.append(room)
+        return Scanned(items, size, reads)
+
+    def add(self, scanned: Scanned) -> int:
+        """Take what was scanned, in the order in which the messages came; gives how many bytes they are."""
+        items, size, reads = scanned
+        self._bytes += size
+        if reads is None:
+            compiled.kernel(warm=size >= AT_LEAST and self._bytes >= WARM_AFTER)
             for item in items:
                 for payload, arrival in (
                     item.each() if isinstance(item, Run) else ((item.payload, item.arrival),)
                 ):
                     self.plain.feed(payload, ts_recv=item.ts_recv, arrival=arrival)
-            return size
-        self._settle()
-        for batch in _batches(items):
-            if self._room is None or self._room.plan is not self._plan or self._room.size < batch.size:
-                self._room = _Room(self._plan, max(batch.size, AT_MOST))
-            self._done.append(self._merged(batch, self._room.read(kernel, batch)))
+        else:
+            self._settle()
+            self._done += map(self._merged, reads)
         return size
 
     def take(self) -> dict[str, pa.Table]:
@@ -130,22 +137,27 @@ class BulkDecoder:
         done, self._done = self._done, []
         return {name: pa.concat_tables([one[name] for one in done]) for name in TABLES.values()}
 
+    def _room(self, size: int) -> _Room:
+        room = self._rooms.pop() if self._rooms else None
+        if room is None or room.plan is not self._plan or room.size < size:
+            room = _Room(self._plan, max(size, AT_MOST))
+        return room
+
     def _settle(self) -> None:
         if any(self.plain.gathered().values()):
             self._done.append(self.plain.take())
 
-    def _merged(self, batch: _Batch, read: _Read) -> dict[str, pa.Table]:
+    def _merged(self, read: _Read) -> dict[str, pa.Table]:
         """What the kernel took and, at its place, what the plain decoder makes of the messages it left."""
         plain, found = self.plain, read.found
-        self.compiled += len(batch.messages.begins) - len(read.left)
+        self.compiled += read.messages - len(read.left)
         plain.unknown_fields.update(read.learned)
         if not read.left:
             return {name: table for name, (table, _) in found.items()}
         places: dict[str, list[int]] = {name: [] for name in found}
         known = len(plain.unknown_fields)
         before = plain.gathered()
-        for place, payload in read.left:
-            ts_recv, arrival = int(batch.messages.stamps[place]), int(batch.messages.arrivals[place])
+        for place, payload, ts_recv, arrival in read.left:
             plain.feed(payload, ts_recv=ts_recv, arrival=arrival)
             now = plain.gathered()
             for name, rows in now.items():
@@ -168,60 +180,57 @@ class BulkDecoder:
             self._plan = self._plan.with_key(channel, key)
 
 
+class Scanned(NamedTuple):
+    """Messages, their bytes, and what the kernel made of them: None where it is not ready or not worth it."""
+
+    items: Sequence[Framed | Run]
+    size: int
+    reads: list[_Read] | None
+
+
 class _Batch(NamedTuple):
-    """Messages, and the pieces of the stream that they lie in: one behind the other, with a byte between."""
+    """Messages for the kernel: how many there are, and the bytes that they take in its room."""
 
-    pieces: list[memoryview]
-    messages: Messages
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.pieces)) + len(self.pieces) + LOOK_AHEAD
+    items: list[Framed | Run]
+    messages: int
+    size: int
 
 
 class _Read(NamedTuple):
-    """What the kernel made of a batch.
+    """What the kernel made of a batch of so many messages.
 
     `found`: the tables, and of each row the message it came in. `learned`: how often the rows have each of
-    the fields that the vendor added. `left`: the messages it did not take, and their places.
+    the fields that the vendor added. `left`: of each message it did not take the place, the bytes, `ts_recv`
+    and `arrival`.
     """
 
+    messages: int
     found: dict[str, tuple[pa.Table, Ints]]
     learned: dict[tuple[Channel, str], int]
-    left: list[tuple[int, bytes]]
+    left: list[tuple[int, bytes, int, int]]
 
 
 def _batches(items: Sequence[Framed | Run]) -> Iterator[_Batch]:
     """The messages in batches of about `AT_MOST` bytes."""
-    pieces: list[memoryview] = []
-    runs: list[Messages] = []
-    singles: list[tuple[int, int, int, int]] = []  # messages by themselves: where, when, and their number
-    at = 0
-
-    def settled() -> None:
-        if singles:
-            runs.append(Messages(*np.array(singles, np.int64).T))
-            singles.clear()
-
-    def batch() -> _Batch:
-        settled()
-        return _Batch(pieces, Messages(*map(np.concatenate, zip(*runs, strict=True))))
-
+    some: list[Framed | Run] = []
+    count, size = 0, LOOK_AHEAD
     for item in items:
-        data = item.span if isinstance(item, Run) else memoryview(item.payload)
-        if at + len(data) > AT_MOST and pieces:
-            yield batch()
-            pieces, runs, at = [], [], 0
-        if isinstance(item, Run):
-            settled()
-            stamps, shift = np.full(len(item.begins), item.ts_recv), at - item.begins[0]
-            runs.append(Messages(item.begins + shift, item.ends + shift, stamps, item.begins + item.arrival))
-        else:
-            singles.append((at, at + len(data), item.ts_recv, item.arrival))
-        pieces.append(data)
-        at += len(data) + 1
-    if pieces:
-        yield batch()
+        length = len(_span(item)) + 1
+        if size + length > AT_MOST and some:
+            yield _Batch(some, count, size)
+            some, count, size = [], 0, LOOK_AHEAD
+        some.append(item)
+        count += len(item.begins) if isinstance(item, Run) else 1
+        size += length
+    if some:
+        yield _Batch(some, count, size)
+
+
+def _span(item: Framed | Run) -> memoryview:
+    """The bytes from the first message to the end of the last."""
+    if isinstance(item, Run):
+        return memoryview(item.data)[item.begins[0] : item.ends[-1]]
+    return memoryview(item.payload)
 
 
 class _Room:
@@ -230,7 +239,8 @@ class _Room:
     def __init__(self, plan: Plan, size: int) -> None:
         most = size // EVENT_BYTES + ROOM
         self.plan, self.size = plan, size
-        self.data = bytearray(size)
+        self._messages = np.empty((len(Messages._fields), 0), np.int64)
+        self.data = np.empty(size, np.uint8)
         self.cells = Cells(
             ints=np.empty((plan.ints, most), np.int64),
             reals=np.empty((plan.reals, most), np.float64),
@@ -242,24 +252,46 @@ class _Room:
         )
 
     def read(self, kernel: compiled.Kernel, batch: _Batch) -> _Read:
-        """Behind a piece stands a byte that ends every message; inside one, a frame's first byte does."""
-        data, cells, at = self.data, self.cells, 0
-        for piece in batch.pieces:
-            end = at + len(piece)
-            data[at:end] = piece
-            data[end] = 0
-            at = end + 1
-        data[at : at + LOOK_AHEAD] = bytes(LOOK_AHEAD)
+        data, cells, messages = self.data, self.cells, self._laid_down(batch)
         cells.rows[:] = cells.fills[:] = 0
-        taken = np.empty(len(batch.messages.begins), np.bool_)
-        kernel.scan(np.frombuffer(data, np.uint8), batch.messages, self.plan.steps, cells, taken)
-        begins, ends, *_ = batch.messages
-        left = [(n, bytes(data[begins[n] : ends[n]])) for n in np.flatnonzero(~taken).tolist()]
+        taken = np.empty(batch.messages, np.bool_)
+        kernel.scan(data, messages, self.plan.steps, cells, taken)
+        begins, ends, stamps, arrivals = messages
+        left = [
+            (n, data[begins[n] : ends[n]].tobytes(), int(stamps[n]), int(arrivals[n]))
+            for n in np.flatnonzero(~taken).tolist()
+        ]
         found, learned = {}, {}
         for number, channel in enumerate(CHANNELS):
             found[TABLES[channel]] = self._table(channel, int(cells.rows[number, 0]))
             learned.update(self._learned(channel, int(cells.rows[number, 0])))
-        return _Read(found, learned, left)
+        return _Read(batch.messages, found, learned, left)
+
+    def _laid_down(self, batch: _Batch) -> Messages:
+        """Behind an item stands a byte that ends every message; inside one, a frame's first byte does."""
+        data, at, n = self.data.data, 0, 0
+        if batch.messages > self._messages.shape[1]:
+            self._messages = np.empty((len(Messages._fields), batch.messages), np.int64)
+        messages = Messages(*self._messages[:, : batch.messages])
+        begins, ends, stamps, arrivals = messages
+        for item in batch.items:
+            piece = _span(item)
+            end = at + len(piece)
+            data[at:end] = piece
+            data[end] = 0
+            if isinstance(item, Run):
+                some = slice(n, n + len(item.begins))
+                begins[some] = item.begins + (at - item.begins[0])
+                ends[some] = item.ends + (at - item.begins[0])
+                stamps[some] = item.ts_recv
+                arrivals[some] = item.begins + item.arrival
+                n = some.stop
+            else:
+                begins[n], ends[n], stamps[n], arrivals[n] = at, end, item.ts_recv, item.arrival
+                n += 1
+            at = end + 1
+        data[at : at + LOOK_AHEAD] = bytes(LOOK_AHEAD)
+        return messages
 
     def _table(self, channel: Channel, rows: int) -> tuple[pa.Table, Ints]:
         """The rows of a channel, and for each the number of the message it came in."""
@@ -268,7 +300,7 @@ class _Room:
         first = self.plan.first[channel]
         message = ints[first + MESSAGE, :rows].copy()
         if not rows:
-            return _EMPTY[kind], message
+            return _empty(kind), message
         seen = _Seen(ints[first + SEEN, :rows])
         made: dict[str, Any] = {}
         for bit, column in enumerate(self.plan.columns[channel]):
@@ -305,8 +337,9 @@ class _Room:
         return {(channel, key): int((seen >> bit & 1).sum()) for bit, key in bits}
 
     def _offsets(self, column: Column, rows: int) -> Any:
-        ends = self.cells.fills[column.slot, 0]
-        return np.append(self.cells.ints[column.slot, :rows], ends).astype(np.int32)
+        begins = self.cells.ints[column.slot, : rows + 1]
+        begins[rows] = self.cells.fills[column.slot, 0]
+        return begins.astype(np.int32)
 
     def _texts(self, column: Column, rows: int, missing: Any) -> pa.Array:
         offsets = self._offsets(column, rows)
@@ -342,6 +375,11 @@ def _numbers(values: Any, missing: Any, field: Field, type_: pa.DataType) -> pa.
     if field.zero_is_null and (none := values == 0).any():
         missing = none if missing is None else missing | none
     return pa.array(values.astype(str(type_)), type_, mask=missing)
+
+
+@cache  # making one takes a third of a millisecond
+def _empty(kind: Kind) -> pa.Table:
+    return SCHEMAS[kind].empty_table()
 
 
 def _nulls(type_: pa.DataType, rows: int) -> pa.Array:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapelab.massive.wire import BulkDecoder, compiled
+from tapelab.massive.wire import BulkDecoder, Scanned, compiled
 from tapelab.store.journal import Follower, Message, Note
 from tapelab.store.journal.runs import Run, Skim, expand
 
 KINDS = ("quotes", "trades", "bars")
 ENOUGH = 3 * 2**20  # bytes of messages decoded at a time, if so many are there
+AHEAD, THREADS = 3, 2  # while far behind: how often so many are read ahead, and who decodes them
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,26 @@ class Position:
     shift: int = 0
 
 
+class _Read(NamedTuple):
+    """Some of what is new in a journal, and how its follower stands behind it."""
+
+    found: list[Run | Message | Note]
+    resume: int
+    dropped: int
+    final: bool
+    at_end: bool
+
+    @property
+    def messages(self) -> list[Run | Message]:
+        return [item for item in self.found if not isinstance(item, Note)]
+
+
 class Decoder:
     """Follows a journal and gathers quotes, trades and minute bars until they are taken.
 
     `advance` reads what is new and never waits; `take` gives the tables gathered since the last time, in
-    order of arrival. The counters count what was read by this decoder. Not for several threads at once.
+    order of arrival. The counters count what was read by this decoder. While it is far behind, it reads
+    ahead and decodes in threads of its own. Not for several threads at once.
     """
 
     def __init__(self, folder: Path, position: Position | None = None) -> None:
@@ -48,6 +69,10 @@ class Decoder:
         self._caught_up = position is None
         self._wire = BulkDecoder()
         self._skim: Skim | None = None
+        self._behind = _Read([], self._from.resume, 0, False, True)
+        self._ahead: deque[tuple[_Read, Callable[[], Scanned]]] = deque()
+        self._error: Exception | None = None  # from reading, behind what is ahead
+        self._threads: ThreadPoolExecutor | None = None
 
     @property
     def unknown(self) -> int:
@@ -66,12 +91,12 @@ class Decoder:
     @property
     def dropped(self) -> int:
         """Messages that the end of a connection cut off."""
-        return self._follower.dropped
+        return self._behind.dropped
 
     @property
     def final(self) -> bool:
         """Whether the journal's last record has been read and says that it is the last."""
-        return self._follower.final
+        return self._behind.final
 
     def is_live(self) -> bool:
         """Whether somebody still writes the journal."""
@@ -83,33 +108,60 @@ class Decoder:
 
     def read(self) -> list[Run | Message | Note]:
         """As `advance`, but gives the messages that stand side by side in a record as one run."""
-        kernel = compiled.kernel(warm=False)
-        if self._skim is None and kernel is not None:
-            self._skim = Skim(kernel)
-        found: list[Run | Message | Note] = []
-        messages: list[Run | Message] = []
-        size = 0
-        while size < ENOUGH and (read := self._follower.runs(self._skim)):
-            if not self._caught_up:
-                read = [item for item in read if self._is_new(item)]
-                self._caught_up = bool(read)
-            new = [item for item in read if not isinstance(item, Note)]
-            size += sum([item.size for item in new]) + len(read)
-            messages += new
-            found += read
-            if self._follower.at_end:
-                break
-        if messages:
-            self.gathered += self._wire.feed(messages)
+        self._read_ahead()
+        read, scanned = self._ahead.popleft()
+        self._behind = read
+        if messages := read.messages:
+            self.gathered += self._wire.add(scanned())
             self.frames += sum([item.count for item in messages])
-        notes = [item for item in found if isinstance(item, Note)] if len(messages) < len(found) else []
+        notes = [item for item in read.found if isinstance(item, Note)]
         before = self.position
         self.position = Position(
-            self._follower.resume,
+            read.resume,
             messages[-1].last if messages else before.arrival,
             notes[-1].position if notes else before.note,
         )
-        return found
+        return read.found
+
+    def _read_ahead(self) -> None:
+        """Read on while there is more, and have what was read scanned meanwhile by threads of its own.
+
+        Not while somebody writes the journal: the receiver needs a processor more.
+        """
+        while len(self._ahead) < AHEAD and self._error is None:
+            try:
+                read = self._next()
+            except Exception as error:
+                self._error = error
+                break
+            if self._ahead and not read.found:
+                break
+            last = read.at_end or not read.found or self.is_live()
+            scan: Callable[[], Scanned] = partial(self._wire.scan, read.messages)
+            if self._ahead or not last:
+                self._threads = self._threads or ThreadPoolExecutor(THREADS, "tapelab-decode")
+                scan = self._threads.submit(scan).result
+            self._ahead.append((read, scan))
+            if last:
+                break
+        if self._error is not None and not self._ahead:  # now is its turn
+            failed, self._error = self._error, None
+            raise failed
+
+    def _next(self) -> _Read:
+        kernel = compiled.kernel(warm=False)
+        if self._skim is None and kernel is not None:
+            self._skim = Skim(kernel)
+        follower, found, size = self._follower, list[Run | Message | Note](), 0
+        while size < ENOUGH and (some := follower.runs(self._skim)):
+            if not self._caught_up:
+                some = [item for item in some if self._is_new(item)]
+                self._caught_up = bool(some)
+            size += sum([item.size for item in some if not isinstance(item, Note)]) + len(some)
+            found += some
+            if follower.at_end:
+                break
+        return _Read(found, follower.resume, follower.dropped, follower.final, follower.at_end)
 
     def _is_new(self, item: Run | Message | Note) -> bool:
         if isinstance(item, Note):
@@ -124,6 +176,8 @@ class Decoder:
         return {kind: _later(taken[kind], self._from.shift) for kind in KINDS}
 
     def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
         self._follower.close()
 
 
