@@ -16,7 +16,7 @@ from tapelab.errors import StoreError
 from tapelab.massive.wire import bulk, compiled
 from tapelab.store.datasets import columns
 from tapelab.store.datasets.columns import Decoder, Position
-from tapelab.store.journal import Follower, Kind, Note, reading, record, runs, segments
+from tapelab.store.journal import Follower, Kind, Message, Note, reading, record, runs, segments
 from test_frames import Stream, streams
 from test_journal import Receiver, chunks_of, frames
 
@@ -149,6 +149,22 @@ def test_runs_hold_the_messages_that_are_read_one_by_one(
         assert runs.expand(together.runs(skim)) == items
         assert together.resume == one_by_one.resume
     assert [item.payload for item in Follower(folder).read() if not isinstance(item, Note)] == stream.messages
+
+
+def test_a_header_that_was_cut_costs_no_run(tmp_path: Path) -> None:
+    kernel = compiled.kernel(warm=False)
+    if kernel is None:
+        return
+    receiver = Receiver(tmp_path)
+    receiver.open()
+    told = [frames(message(quote(n))) for n in range(9)]
+    for chunk in chunks_of(b"".join(told), [len(told[0]) + 1]):
+        receiver.receive(chunk)
+    follower, found = Follower(tmp_path), []
+    while some := follower.runs(runs.Skim(kernel)):
+        found += [item for item in some if not isinstance(item, Note)]
+    assert [item.count for item in found] == [1, 1, 3, 3, 1]
+    assert [isinstance(item, Message) for item in found] == [False, True, False, False, False]
 
 
 def test_what_goes_wrong_while_reading_ahead_comes_at_its_turn(

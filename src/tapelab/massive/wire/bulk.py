@@ -72,7 +72,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes of the messages."""
-        return int((self.ends - self.begins).sum())
+        return int(self.ends.sum() - self.begins.sum())
 
     def each(self) -> Iterator[tuple[bytes, int]]:
         """Each message, and the number of its first event."""

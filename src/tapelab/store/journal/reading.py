@@ -129,7 +129,8 @@ class Follower:
                 return
             at += record.first
         if skim is not None and end - at >= WORTH:
-            at = self._messages(record, at, min(at + self._assembler.rest, end), found)
+            while self._assembler.torn and at < end:  # of a header that was cut no rest is known yet
+                at = self._messages(record, at, min(at + (self._assembler.rest or 1), end), found)
             if not self._assembler.torn:
                 runs, at = skim(record, at)
                 if runs:
