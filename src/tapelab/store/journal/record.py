@@ -41,8 +41,6 @@ _FILE_MAGIC = b"\x89TLJ\r\n\x1a\n"
 _MAGIC, _MAGIC_1 = b"tLj\x82", b"tLj\x81"
 _EITHER_MAGIC = re.compile(_MAGIC[:3])
 
-Payload = bytes | bytearray | memoryview
-
 FILE_HEADER = 64
 RECORD_HEADER = _RECORD_WITH_CHECK.size
 assert RECORD_HEADER == 48
@@ -108,11 +106,11 @@ class Scan(NamedTuple):
 _KINDS = {int(kind): kind for kind in Kind}
 
 
-def _checksum(data: Payload) -> int:
+def _checksum(data: Buffer) -> int:
     return xxh3_64_intdigest(data) & 0xFFFF_FFFF
 
 
-_CHECKSUMS: dict[bytes, Callable[[Payload], int]] = {_MAGIC: _checksum, _MAGIC_1: crc32}
+_CHECKSUMS: dict[bytes, Callable[[Buffer], int]] = {_MAGIC: _checksum, _MAGIC_1: crc32}
 
 
 def pack_file_header(header: FileHeader) -> bytes:
@@ -137,7 +135,7 @@ def pack_header(
     sequence: int,
     ts_recv: int,
     monotonic: int,
-    payload: Payload,
+    payload: Buffer,
 ) -> bytes:
     length, check = len(payload), _checksum(payload)
     head = _RECORD.pack(
@@ -224,7 +222,6 @@ __all__ = [
     "VERSION",
     "FileHeader",
     "Kind",
-    "Payload",
     "Record",
     "Scan",
     "encode",

@@ -18,7 +18,7 @@ import msgspec
 
 from tapelab.market import clock
 from tapelab.store.files import NO_ROOM, flush_data, make_folder, sync_folder, unwritable
-from tapelab.store.journal.frames import NOWHERE, Walked
+from tapelab.store.journal.frames import NOWHERE, Buffer, Walked
 from tapelab.store.journal.record import (
     FILE_HEADER,
     FINAL,
@@ -27,7 +27,6 @@ from tapelab.store.journal.record import (
     VERSION,
     FileHeader,
     Kind,
-    Payload,
     pack_file_header,
     pack_header,
     padding,
@@ -103,7 +102,7 @@ class Writer:
     def append(
         self,
         kind: Kind,
-        payload: Payload,
+        payload: Buffer,
         *,
         connection: int = 0,
         ts_recv: int,
@@ -236,7 +235,7 @@ class Writer:
     def _write(
         self,
         kind: Kind,
-        payload: Payload,
+        payload: Buffer,
         connection: int,
         ts_recv: int,
         monotonic: int,
