@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from streams import WAIT, Vendor, both, settings_for, until
+from tapelab.live import process
 from tapelab.live.connector import MassiveConnector
 from tapelab.live.recorder import WebSocketDataRecorder
 from tapelab.market.events import Event
@@ -113,7 +115,8 @@ def test_replays_of_all_followers_go_on_whoever_of_them_takes_over(
     with followed(followers[0]) as one, followed(followers[1]) as other:
         for n, ending in enumerate([leader, *followers]):
             vendor.tell(*map(both, range(n * 10, n * 10 + 10)))
-            until(lambda n=n: followers[-1].stats.events == (n + 1) * 20)
+            alive = followers[max(n - 1, 0) :]
+            until(lambda n=n, alive=alive: all(f.stats.events == (n + 1) * 20 for f in alive))
             ending.stop()
             if n < 2:
                 until(lambda n=n: any(f._stream.receiver_pid for f in followers[n:]))  # type: ignore[union-attr]
@@ -122,6 +125,38 @@ def test_replays_of_all_followers_go_on_whoever_of_them_takes_over(
         assert seen == list(open_dataset(follower.save_dataset(f"of-{len(seen)}")).replay())
     assert len(one) == 40
     assert len(other) == 60
+
+
+def test_who_is_stopped_when_another_was_quicker_to_take_over_ends_in_order(
+    vendor: Vendor, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = WebSocketDataRecorder(["AAPL"], settings=settings)
+    leader.start()
+    follower = WebSocketDataRecorder(["AAPL"], settings=settings)
+    follower.start()
+    stream = follower._stream
+    assert stream is not None
+    vendor.tell(*map(both, range(10)))
+    until(lambda: follower.stats.events == 20)
+    go_on = threading.Event()
+    with monkeypatch.context() as patched:
+        late = "import time; time.sleep(1); from tapelab.live.receiver import main; raise SystemExit(main())"
+        patched.setattr(process, "COMMAND", [sys.executable, "-c", late])
+        leader.stop()
+        until(lambda: stream.receiver_pid)
+    stream.taps.append(lambda items: go_on.wait(WAIT))  # it does not see yet that its receiver is refused
+    with WebSocketDataRecorder(["AAPL"], settings=settings) as quicker:
+        until(lambda: stream._process is not None and stream._process._child.poll() is not None)
+        ended: list[None] = []
+        stopping = threading.Thread(target=lambda: ended.append(follower.stop()))
+        stopping.start()
+        until(lambda: stream._stopping)
+        go_on.set()
+        stopping.join(WAIT)
+        assert ended == [None]
+        assert quicker.stats.state == "recording"
+    assert follower.stats.causes == {"leader_ended": 1}
+    assert follower.stats.events == 20
 
 
 def test_a_replay_of_a_follower_ends_with_it_though_the_recording_goes_on(

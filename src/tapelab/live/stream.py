@@ -321,10 +321,15 @@ class Stream:
         self._spawn()
 
     def _follow_another(self, process: Process) -> bool:
-        """Whether another program was quicker to take over, and can be followed in turn."""
+        """Whether another program was quicker to take over; it is followed in turn, unless we are to stop."""
         error = process.ending.error() if process.ending is not None else None
-        leader = following(error, self.topics) if isinstance(error, Locked) else None
-        if not self._leads or leader is None or self._stopping or process.figures.acknowledged >= 0:
+        if not self._leads or not isinstance(error, Locked) or process.figures.acknowledged >= 0:
+            return False
+        if self._stopping:
+            self._over = True
+            return True
+        leader = following(error, self.topics)
+        if leader is None:
             return False
         assert self._source is not None
         self._source.go_on(leader)
