@@ -154,7 +154,7 @@ def test_runs_hold_the_messages_that_are_read_one_by_one(
 def test_a_header_that_was_cut_costs_no_run(tmp_path: Path) -> None:
     kernel = compiled.kernel(warm=False)
     if kernel is None:
-        return
+        return  # the plain way knows no runs
     receiver = Receiver(tmp_path)
     receiver.open()
     told = [frames(message(quote(n))) for n in range(9)]

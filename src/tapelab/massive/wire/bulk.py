@@ -7,6 +7,7 @@ place in the order, so that rows and counters are those of the plain decoder by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 from typing import Protocol as Shape
@@ -138,10 +139,11 @@ class BulkDecoder:
         return {name: pa.concat_tables([one[name] for one in done]) for name in TABLES.values()}
 
     def _room(self, size: int) -> _Room:
-        room = self._rooms.pop() if self._rooms else None
-        if room is None or room.plan is not self._plan or room.size < size:
-            room = _Room(self._plan, max(size, AT_MOST))
-        return room
+        with suppress(IndexError):  # another thread may have taken the last
+            room = self._rooms.pop()
+            if room.plan is self._plan and room.size >= size:
+                return room
+        return _Room(self._plan, max(size, AT_MOST))
 
     def _settle(self) -> None:
         if any(self.plain.gathered().values()):
