@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +187,28 @@ def test_what_goes_wrong_while_reading_ahead_comes_at_its_turn(
         with pytest.raises(StoreError, match="newer tapelab"):
             take_all(decoder)
     assert decoder.frames == len(decoder.take()["quotes"]) == 2
+
+
+def test_what_was_read_before_a_disk_failed_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = Receiver(tmp_path, segment_bytes=200)
+    receiver.open()
+    for n in range(4):
+        receiver.receive(frames(message(quote(n))))
+    receiver.close()
+    read, calls = segments.RecordReader.read, iter(range(99))
+
+    def failing(reader: segments.RecordReader) -> list[record.Record | segments.Hole]:
+        if next(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(reader)
+
+    monkeypatch.setattr(segments.RecordReader, "read", failing)
+    decoder = Decoder(tmp_path)
+    with pytest.raises(OSError, match="Input/output"):
+        take_all(decoder)
+    assert len(take_all(decoder)["quotes"]) == decoder.frames == 4
 
 
 def test_no_thread_outlives_its_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

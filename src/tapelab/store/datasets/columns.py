@@ -71,7 +71,7 @@ class Decoder:
         self._skim: Skim | None = None
         self._behind = _Read([], self._from.resume, 0, False, True)
         self._ahead: deque[tuple[_Read, Callable[[], Scanned]]] = deque()
-        self._error: Exception | None = None  # from reading, behind what is ahead
+        self._error: Exception | None = None  # from reading, told behind what was found before it
         self._threads: ThreadPoolExecutor | None = None
 
     @property
@@ -129,12 +129,8 @@ class Decoder:
         Not while somebody writes the journal: the receiver needs a processor more.
         """
         while len(self._ahead) < AHEAD and self._error is None:
-            try:
-                read = self._next()
-            except Exception as error:
-                self._error = error
-                break
-            if self._ahead and not read.found:
+            read = self._next()
+            if not read.found and (self._ahead or self._error is not None):
                 break
             last = read.at_end or not read.found or self.is_live()
             scan: Callable[[], Scanned] = partial(self._wire.scan, read.messages)
@@ -153,14 +149,17 @@ class Decoder:
         if self._skim is None and kernel is not None:
             self._skim = Skim(kernel)
         follower, found, size = self._follower, list[Run | Message | Note](), 0
-        while size < ENOUGH and (some := follower.runs(self._skim)):
-            if not self._caught_up:
-                some = [item for item in some if self._is_new(item)]
-                self._caught_up = bool(some)
-            size += sum([item.size for item in some if not isinstance(item, Note)]) + len(some)
-            found += some
-            if follower.at_end:
-                break
+        try:
+            while size < ENOUGH and (some := follower.runs(self._skim)):
+                if not self._caught_up:
+                    some = [item for item in some if self._is_new(item)]
+                    self._caught_up = bool(some)
+                size += sum([item.size for item in some if not isinstance(item, Note)]) + len(some)
+                found += some
+                if follower.at_end:
+                    break
+        except Exception as error:
+            self._error = error
         return _Read(found, follower.resume, follower.dropped, follower.final, follower.at_end)
 
     def _is_new(self, item: Run | Message | Note) -> bool:
