@@ -125,11 +125,13 @@ def test_every_error_stands_in_the_drawn_tree():
     assert all(c.__doc__ for c in family)
 
 
-def test_importing_tapelab_loads_nothing_heavy():
-    heavy = (
-        "pandas polars plotly exchange_calendars obstore httpx starlette uvicorn websockets streamlit numpy"
-    )
-    program = f"import sys, tapelab; print([m for m in {heavy.split()!r} if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [("tapelab", "obstore httpx websockets"), ("tapelab.live.receiver", "pyarrow numba")],
+)
+def test_importing_loads_nothing_heavy(module, more):
+    heavy = f"numpy pandas polars plotly exchange_calendars starlette uvicorn streamlit {more}"
+    program = f"import sys, {module}; print([m for m in {heavy.split()!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

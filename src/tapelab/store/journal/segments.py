@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from tapelab.errors import Damaged, Locked, StoreError
 from tapelab.market import clock
 from tapelab.store.files import make_folder, unwritable
@@ -235,6 +233,8 @@ class RecordReader:
         return found, self._block == blocks
 
     def _from_raw(self, *, finished: bool) -> tuple[list[Record | Hole], bool]:
+        import numpy as np  # the receiver, which only writes, does without
+
         assert self._raw is not None
         window = READ
         while True:
