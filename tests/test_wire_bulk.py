@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from tapelab.massive import wire
 from tapelab.massive.wire import bulk, compiled
 from tapelab.massive.wire.fields import CHANNELS, NOT_KEPT, STREAM_ORDER, Channel
+from tapelab.massive.wire.plan import EVENT_BYTES
 from test_wire_roundtrips import ROWS, table_of
 from test_wire_stream import BAR, QUOTE, TRADE
 
@@ -42,12 +44,27 @@ def _kernel() -> Iterator[None]:
         yield
 
 
+# What stands behind a message in a journal: the next frame, zeros and the next record, or nothing any more.
+BEHIND = [
+    tail + more
+    for tail in (b"\x81\x7e", b"tLj\x82", b"tLj\x81", b"\0\0\0tLj\x82", b"")
+    for more in (b"", bytes(64))
+]
+
+
+def lying(message: Message, behind: bytes) -> wire.Run:
+    """The message where a journal has it."""
+    data = b"\x81\x7e" + message.payload + behind
+    begins, ends = np.array([2]), np.array([2 + len(message.payload)])
+    return wire.Run(data, begins, ends, len(message.payload), message.ts_recv, message.arrival - 2)
+
+
 def both(*batches: list[bytes], ahead: bool = False) -> tuple[bulk.BulkDecoder, dict[str, pa.Table]]:
     """Decode the same messages both ways; equal in everything, or the test fails.
 
     `ahead`: all are scanned, by two threads, before the first is added.
     """
-    fast, plain = bulk.BulkDecoder(), wire.FrameDecoder()
+    fast, plain, in_place = bulk.BulkDecoder(), wire.FrameDecoder(), bulk.BulkDecoder()
     arrival, told = 0, []
     for batch in batches:
         messages = []
@@ -64,14 +81,17 @@ def both(*batches: list[bytes], ahead: bool = False) -> tuple[bulk.BulkDecoder, 
     else:
         for messages in told:
             fast.feed(messages)
+    for messages in told:
+        in_place.feed([lying(message, BEHIND[n % len(BEHIND)]) for n, message in enumerate(messages)])
     expected, got = plain.take(), fast.take()
-    for name, table in expected.items():
-        got[name].validate(full=True)
-        assert got[name].schema.equals(table.schema)
-        assert got[name].equals(table), name
-    assert fast.plain.unknown == plain.unknown
-    assert fast.plain.unknown_fields == plain.unknown_fields
-    assert fast.plain.malformed == plain.malformed
+    for decoder, found in ((fast, got), (in_place, in_place.take())):
+        for name, table in expected.items():
+            found[name].validate(full=True)
+            assert found[name].schema.equals(table.schema)
+            assert found[name].equals(table), name
+        assert decoder.plain.unknown == plain.unknown
+        assert decoder.plain.unknown_fields == plain.unknown_fields
+        assert decoder.plain.malformed == plain.malformed
     return fast, got
 
 
@@ -257,6 +277,24 @@ def test_a_message_larger_than_a_stretch_is_read_whole(monkeypatch: pytest.Monke
     monkeypatch.setattr(bulk, "AT_MOST", 500)
     fast, found = both([wire.frame([QUOTE] * n) for n in (1, 40, 2, 3, 100, 1, 1)])
     assert (fast.compiled, len(found["quotes"])) == (7, 148)
+
+
+def test_more_events_than_there_is_room_for_are_all_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = b'{"ev":"Q","sym":"A","t":1600000000000}'
+    assert len(small) < EVENT_BYTES
+    monkeypatch.setattr(bulk, "AT_MOST", 2 * len(wire.frame([small] * 20)))
+    fast, found = both([wire.frame([small] * 20)] * 40)
+    assert (fast.compiled, len(found["quotes"])) == (20, 800)  # of two messages one has room
+
+
+def test_what_stands_behind_a_message_is_never_read_into_it() -> None:
+    whole = wire.frame([QUOTE, TRADE])
+    for cut in range(1, len(whole)):
+        message = Message(whole[:cut], 1, 0)
+        decoder = bulk.BulkDecoder()
+        decoder.feed([lying(message, behind) for behind in (whole[cut:] + bytes(64), *BEHIND)])
+        assert decoder.plain.malformed == 1 + len(BEHIND)
+        assert set(map(len, decoder.take().values())) == {0}
 
 
 def run(program: str, home: Path) -> None:

@@ -401,10 +401,11 @@ def test_frames_side_by_side_are_read_as_json_says(kernel: compiled.Kernel, awkw
             continue
         data = b"".join(framed(message.payload) for message in some)
         begins, ends = np.empty(MESSAGES, np.int64), np.empty(MESSAGES, np.int64)
-        found, end = kernel.walk(np.frombuffer(data, np.uint8), 0, begins, ends)
+        found, size, end = kernel.walk(np.frombuffer(data, np.uint8), 0, begins, ends)
         assert (found, end) == (TOGETHER, len(data))
+        assert size == sum(len(message.payload) for message in some)
         base = some[0].arrival - int(begins[0])
-        run = wire.Run(data, begins[:found].copy(), ends[:found].copy(), some[0].ts_recv, base)
+        run = wire.Run(data, begins[:found].copy(), ends[:found].copy(), size, some[0].ts_recv, base)
         assert list(run.each()) == [(message.payload, message.arrival) for message in some]
         items.append(run)
     times = 1 if awkward else TIMES
@@ -478,7 +479,9 @@ def test_whole_messages_are_found_up_to_anything_else(kernel: compiled.Kernel) -
     begins, ends = np.empty(2 * most, np.int64), np.empty(2 * most, np.int64)
 
     def walked(data: bytes, room: int = 2 * most) -> tuple[int, int]:
-        return kernel.walk(np.frombuffer(data, np.uint8), 0, begins[:room], ends[:room])
+        count, size, end = kernel.walk(np.frombuffer(data, np.uint8), 0, begins[:room], ends[:room])
+        assert size == int((ends[:count] - begins[:count]).sum())
+        return count, end
 
     assert walked(data) == (most, len(data))
     assert (ends - begins)[:most].tolist() == lengths

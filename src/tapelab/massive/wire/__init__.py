@@ -5,7 +5,7 @@ The only place that knows the vendor's keys, units and number styles.
 
 from tapelab.massive.wire import compiled, fields
 from tapelab.massive.wire.answers import Answer, decode_error, error_body
-from tapelab.massive.wire.bulk import BulkDecoder, Run, Scanned
+from tapelab.massive.wire.bulk import BulkDecoder, Scanned
 from tapelab.massive.wire.fields import PRODUCTS, Product, file_key, parse_key, product_named
 from tapelab.massive.wire.flatfile import iter_flat_file, read_flat_file, write_flat_file
 from tapelab.massive.wire.rest import (
@@ -27,6 +27,7 @@ from tapelab.massive.wire.stream import (
     frame,
     status_event,
 )
+from tapelab.massive.wire.workspace import Run
 
 __all__ = [
     "PRODUCTS",

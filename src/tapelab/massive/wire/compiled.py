@@ -28,7 +28,7 @@ class Kernel(NamedTuple):
     """The compiled functions: see `kernel` and `linekernel`."""
 
     scan: Callable[..., None]
-    walk: Callable[..., tuple[int, int]]
+    walk: Callable[..., tuple[int, int, int]]
     lines: Callable[..., int]
 
 

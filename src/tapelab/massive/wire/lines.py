@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tapelab.massive.wire import compiled
-from tapelab.massive.wire.plan import LOOK_AHEAD, REAL, TEXT, WHOLE
+from tapelab.massive.wire.plan import LOOK_AHEAD, REAL, TEXT, WHOLE, address
 
 WARM_AFTER = 2**30  # bytes of plain lines in this process; loading the kernel costs what it saves on them
 NAME = pa.dictionary(pa.int32(), pa.string())
@@ -52,8 +52,9 @@ class Lines:
         ints, reals = np.empty((self._ints, most), np.int64), np.empty((self._reals, most))
         runs, ends = np.empty(most, np.int32), np.zeros(most + 1, np.int32)
         names = np.empty(len(block), np.uint8)
-        data = np.frombuffer(block, np.uint8)
-        count = kernel.lines(data, self._fields, ints, reals, runs, ends, names)
+        begin = address(block)
+        stop = begin + len(block) - LOOK_AHEAD
+        count = kernel.lines(begin, stop, self._fields, ints, reals, runs, ends, names)
         if count < 0:
             return None
         offsets, content = pa.py_buffer(ends[: count + 1]), pa.py_buffer(names[: ends[count]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,73 +12,63 @@ from tapelab.massive.wire import columns
 from tapelab.massive.wire.fields import CHANNELS, NOT_KEPT, Channel, Field
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
+Buffer = bytes | bytearray | memoryview
 
 MAX_KEY = 7  # bytes of a key, so that it fits into a whole number
 MAX_LEARNED = 16  # keys of a channel that the vendor added since this was written
 WORD = 8  # bytes that the kernel loads at a time
-LOOK_AHEAD = 32  # zero bytes behind the last message: more than the kernel looks ahead
-EVENT_BYTES = 32  # fewer than any event has that holds what it must
-ROOM = 8  # rows beyond what the bytes can hold
+LOOK_AHEAD = 32  # bytes behind a message: more than the kernel looks ahead
+EVENT_BYTES = 48  # fewer than the vendor's events have; of a batch of shorter ones some are left
+SPARE = 8  # rows beyond what the bytes can hold
 
 # What a value must be.
 PASSED, REAL, WHOLE, EXACT, CODES, TEXT, TEXT_OR_WHOLE = range(7)
 
-# Places in the arrays: of a key and of a channel (both begin with their shape), and of what every row has.
-SHAPE, MASK, LENGTH, KEY, KIND, SLOT, POOL, LOW, HIGH = range(9)
-FIRST, REQUIRED, HEADS = range(3, 6)
-MESSAGE, ARRIVAL, RECEIVED, SEEN = range(4)
+# Of a run of messages: how many there are; the addresses of their beginnings, of their ends, and of the bytes
+# in which those count; when they came (ns UTC); the number of an event that began at the first byte.
+RUN = 6
+COUNT, BEGINS, ENDS, DATA, STAMP, ARRIVALS = range(RUN)
+
+# The steps: for each channel a record of so many numbers, and behind it one for each of its keys. A record
+# begins with the word that stands in the bytes, and with the place of the key that came behind it last time.
+RECORD = 16
+SHAPE, MASK, LENGTH, NEXT = range(4)
+# Of a channel: the keys that it must have, as bits; how many of its keys fill a pool, which come first; how
+# many rows there are, and may be; where the next channel is; and the columns that every row has.
+REQUIRED, HEADS, ROWS, MOST, BEHIND, MESSAGE, ARRIVAL, RECEIVED, SEEN = range(4, 13)
+# Of a key: what its value is, its column, its bounds, its bit, its pool and how full that is, its name.
+KIND, CELL, LOW, HIGH, BIT, POOL, FILL, NAME = range(4, 12)
 
 HEAD = '{"ev":"'  # an event begins so, then comes its channel
 
+_OWN = len((MESSAGE, ARRIVAL, RECEIVED, SEEN))
 _NO_KEY = -2
 _POOLED = (CODES, TEXT, TEXT_OR_WHOLE)
-
-
-class Messages(NamedTuple):
-    """By message: where it begins and ends, when it came (ns UTC), the number of its first event."""
-
-    begins: Ints
-    ends: Ints
-    stamps: Ints
-    arrivals: Ints
-
-
-class Steps(NamedTuple):
-    """What to do with each key of each channel, and what each channel is."""
-
-    keys: Ints
-    channels: Ints
 
 
 class Cells(NamedTuple):
     """Where the kernel lays down what it reads.
 
-    `ints`, `reals`: a row for each column. `texts`, `codes`: for each column of strings or lists the bytes or
-    codes of all rows, whose beginnings stand in `ints`. `rows`, `fills`: how many rows each channel has and
-    how full each of `texts` and `codes` is, now and behind the last message that was taken. `follow`: which
-    key came behind which the last time.
+    `numbers`: the columns, one behind the other. `texts`, `codes`: for each column of strings or lists the
+    bytes or codes of all rows, whose beginnings stand in `numbers`.
     """
 
-    ints: Ints
-    reals: np.ndarray[Any, np.dtype[np.float64]]
+    numbers: Ints
     texts: np.ndarray[Any, np.dtype[np.uint8]]
     codes: np.ndarray[Any, np.dtype[np.int16]]
-    rows: Ints
-    fills: Ints
-    follow: Ints
 
 
 @dataclass(frozen=True)
 class Column:
-    """One key of a channel. `slot` is its row among the numbers, `pool` its row among the bytes or codes."""
+    """One key of a channel. `slot` is its column among the numbers, `pool` that among the texts or codes."""
 
     key: str
     kind: int
     field: Field | None = None
-    slot: int = 0
-    pool: int = 0
     low: int = 0
     high: int = 0
+    slot: int = 0
+    pool: int = 0
 
     @property
     def required(self) -> bool:
@@ -86,34 +76,45 @@ class Column:
 
 
 class Plan:
-    """The columns of every channel, and the arrays that the kernel reads.
+    """The columns of every channel, and the steps by which the kernel reads them.
 
-    A column's place in its channel is the number of its bit in what a row has `SEEN`; those that fill a pool
-    come first, and have the first slots (`pooled` of them).
+    A column's place in its channel is the number of its bit in what a row has `SEEN`. `own`: the slots of the
+    columns that every row of a channel has, `MESSAGE` to `SEEN`.
     """
 
     def __init__(self, learned: Mapping[Channel, tuple[str, ...]] | None = None) -> None:
         self.learned = dict(learned or {})
         self.columns: dict[Channel, tuple[Column, ...]] = {}
-        self.first: dict[Channel, int] = {}
-        self.ints = self.reals = self.texts = self.codes = 0
-        wanted = {channel: self._wanted(channel) for channel in CHANNELS}
-        heads = {c: [self._place(one) for one in some if one.kind in _POOLED] for c, some in wanted.items()}
-        self.pooled = self.ints
-        for channel, some in wanted.items():
-            self.first[channel] = self.ints
-            self.ints += len((MESSAGE, ARRIVAL, RECEIVED, SEEN))
-            rest = [self._place(one) for one in some if one.kind not in _POOLED]
-            self.columns[channel] = (*heads[channel], *rest)
-        self.most = max(map(len, self.columns.values()))
-        keys = np.full((len(CHANNELS), self.most, 9), _NO_KEY, np.int64)
-        channels = np.zeros((len(CHANNELS), 6), np.int64)
-        self.steps = Steps(keys, channels)
-        for n, (channel, found) in enumerate(self.columns.items()):
+        self.own: dict[Channel, slice] = {}
+        self.slots = self.texts = self.codes = 0
+        for channel in CHANNELS:
+            self.own[channel] = slice(self.slots, self.slots + _OWN)
+            self.slots += _OWN
+            wanted = sorted(self._wanted(channel), key=lambda column: column.kind not in _POOLED)
+            self.columns[channel] = tuple(map(self._place, wanted))
+
+    def place(self, channel: Channel) -> int:
+        """Where the record of a channel is among the steps."""
+        before = list(CHANNELS)[: list(CHANNELS).index(channel)]
+        return RECORD * sum(1 + len(self.columns[one]) for one in before)
+
+    def steps(self, rows: int, text: int, codes: int) -> Ints:
+        """The steps where a column has room for so many rows, and a pool for so many bytes or codes."""
+        records = []
+        for channel, found in self.columns.items():
+            at = self.place(channel)
+            keys = range(at + RECORD, at + RECORD * (1 + len(found)), RECORD)
             required = sum(1 << bit for bit, column in enumerate(found) if column.required)
-            channels[n] = *shape(f'{channel}"'), self.first[channel], required, len(heads[channel])
-            for place, c in enumerate(found):
-                keys[n, place] = *shape(f',"{c.key}":'), packed(c.key), c.kind, c.slot, c.pool, c.low, c.high
+            heads = sum(column.kind in _POOLED for column in found)
+            own = (slot * rows for slot in range(self.slots)[self.own[channel]])
+            state = (required, heads, 0, rows - SPARE, keys.stop)
+            records.append((*shape(f'{channel}"'), keys[0], *state, *own))
+            for bit, (c, following) in enumerate(zip(found, (*keys[1:], keys[-1]), strict=True)):
+                pool = c.pool * (codes if c.kind == CODES else text)
+                what = (c.kind, c.slot * rows, c.low, c.high, 1 << bit, pool, 0, packed(c.key))
+                records.append((*shape(f',"{c.key}":'), following, *what))
+        padded = [(*record, *[0] * (RECORD - len(record))) for record in records]
+        return np.array(padded, np.int64).reshape(-1)
 
     def with_key(self, channel: Channel, key: str) -> Plan:
         """This plan, or one that knows a further key and passes over its values."""
@@ -130,22 +131,25 @@ class Plan:
         for field in columns.carried(kind, "stream"):
             low, high = columns.bounds(kind, field, "stream")
             key = str(field.stream)
-            found.append(Column(key, _kind(channel, field), field, low=low, high=high))
+            found.append(Column(key, _kind(channel, field), field, low, high))
             if field.stream_exact:
                 found.append(Column(field.stream_exact, EXACT, field))
         return found + [Column(key, PASSED) for key in (*NOT_KEPT[channel], *self.learned.get(channel, ()))]
 
-    def _place(self, wanted: Column) -> Column:
+    def _place(self, column: Column) -> Column:
         slot = pool = 0
-        if wanted.kind in (REAL, EXACT):
-            slot, self.reals = self.reals, self.reals + 1
-        elif wanted.kind != PASSED:
-            slot, self.ints = self.ints, self.ints + 1
-        if wanted.kind == CODES:
+        if column.kind != PASSED:
+            slot, self.slots = self.slots, self.slots + 1
+        if column.kind == CODES:
             pool, self.codes = self.codes, self.codes + 1
-        elif wanted.kind in _POOLED:
+        elif column.kind in _POOLED:
             pool, self.texts = self.texts, self.texts + 1
-        return Column(wanted.key, wanted.kind, wanted.field, slot, pool, wanted.low, wanted.high)
+        return replace(column, slot=slot, pool=pool)
+
+
+def address(data: Buffer | Ints) -> int:
+    """Where something lies, which whoever asks must keep for as long as the kernel reads it."""
+    return int(np.frombuffer(data, np.uint8).__array_interface__["data"][0])
 
 
 def packed(name: str) -> int:

@@ -44,15 +44,14 @@ class Skim:
     def __call__(self, record: Record, at: int) -> tuple[list[Run], int]:
         """Runs from `at` on, where a frame begins, and where the last one ends."""
         data, base = np.frombuffer(record.data, np.uint8, record.end), base_of(record)
-        found: list[Run] = []
-        while True:
-            count, at = self._walk(data, at, self._begins, self._ends)
-            if not count:
-                return found, at
-            begins, ends = self._begins[:count].copy(), self._ends[:count].copy()
-            found.append(
-                Run(record.data, begins, ends, record.ts_recv, base, record.connection, record.sequence)
-            )
+        found, count = list[Run](), MOST
+        while count == MOST:
+            count, size, at = self._walk(data, at, self._begins, self._ends)
+            if count:
+                spans = self._begins[:count].copy(), self._ends[:count].copy()
+                came = record.ts_recv, base, record.connection, record.sequence
+                found.append(Run(record.data, *spans, size, *came))
+        return found, at
 
 
 def expand(items: Iterable[Run | Message | Note]) -> list[Message | Note]:
