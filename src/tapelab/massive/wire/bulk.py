@@ -20,7 +20,7 @@ from tapelab.massive.wire.workspace import Batch, Framed, Read, Run, Workspace
 
 WARM_AFTER = 8 * 2**20  # bytes; the plain decoder takes a third of a second for them
 AT_LEAST = 16 * 2**10  # bytes at a time; for fewer, making tables costs more than it saves
-AT_MOST = 4 * 2**20  # bytes at a time, but a message is never cut
+AT_MOST = 6 * 2**20  # bytes at a time, more than is read of a journal at once; a message is never cut
 
 
 class BulkDecoder:

@@ -24,7 +24,7 @@ from tapelab.store.journal.sealing import SEALED, Sealed, open_sealed, salvage, 
 
 RAW = ".tlj"
 ATTEMPTS, BETWEEN_ATTEMPTS = 3, 0.02  # `is_held` holds a lock for a moment; seconds between attempts
-READ = 8 * 2**20  # bytes taken from a raw segment at a time: a few of the largest chunks of the receiver
+READ = 5 * 2**20  # bytes taken from a raw segment at a time: two of the largest chunks of the receiver
 
 
 @dataclass(frozen=True)
