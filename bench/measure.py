@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 ROUNDS = 5
@@ -35,6 +39,22 @@ def versus(
     mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(other / own for own, other in pairs)
     return Row(what, f"{mine:.3f} s", f"{theirs:.3f} s {name}", ratio, aim)
+
+
+@contextmanager
+def one_processor() -> Iterator[ProcessPoolExecutor]:
+    """A process that has one processor, and knows it from its start."""
+    mine = os.sched_getaffinity(0)
+    os.environ["POLARS_MAX_THREADS"] = "1"
+    os.sched_setaffinity(0, {min(mine)})
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as there:
+            there.submit(os.getpid).result()
+            os.sched_setaffinity(0, mine)
+            yield there
+    finally:
+        os.sched_setaffinity(0, mine)
+        del os.environ["POLARS_MAX_THREADS"]
 
 
 def show(rows: list[Row]) -> None:

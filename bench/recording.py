@@ -1,8 +1,8 @@
 """What was recorded, turned into columns and Parquet, beside what one would write with the usual libraries.
 
 All make the same columns. Peers are given the messages in memory, and quotes alone, because polars cannot
-read both kinds at once; we read the journal, check its checksums, find the messages in it and decode them in
-two threads.
+read both kinds at once; we read the journal, check its checksums, find the messages in it and decode them.
+First all processors are there for either side, then one alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.measure import ROUNDS, Row, seconds
+from bench.measure import ROUNDS, Row, one_processor, seconds
 
 EVENTS = 600_000
 PER_FRAME = (1, 20, 200)
@@ -37,13 +37,17 @@ def columns() -> list[Row]:
     rows = [Row("kernel made ready, in the background", f"{took:.1f} s", "", None)]
     for per_frame in PER_FRAME:
         rows += _to_columns(per_frame)
+    with one_processor() as there:
+        for per_frame in PER_FRAME:
+            rows += there.submit(_to_columns, per_frame, where=", one processor").result()
     return [*rows, _to_parquet(), *_bytes_a_quote()]
 
 
-def _to_columns(per_frame: int) -> list[Row]:
-    import polars as pl
+def _to_columns(per_frame: int, where: str = "") -> list[Row]:
+    from tapelab.massive.wire import compiled
 
-    with_polars = f"polars.read_ndjson, {pl.thread_pool_size()} threads"
+    compiled.wait()
+    with_polars = "polars.read_ndjson"
     payloads = _frames(_events(EVENTS, "Q"), per_frame)
     few = payloads[:: -(-EVENTS // FEW)]
     with TemporaryDirectory() as home:
@@ -55,7 +59,7 @@ def _to_columns(per_frame: int) -> list[Row]:
                 with_polars: (EVENTS, lambda: _polars(payloads)),
             }
         )
-    what = f"journal to columns, quotes, {per_frame} a frame"
+    what = f"quotes to columns, {per_frame} a frame{where}"
     return [
         _beside(what, rates, "json.loads, rows", "30 ×"),
         _beside(what, rates, with_polars, "8 ×"),

@@ -76,7 +76,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
 
 class Batch(NamedTuple):
-    """Messages for the kernel: how many there are, and the bytes that they take in its room."""
+    """Messages for the kernel: how many there are, and their bytes."""
 
     items: list[Framed | Run]
     messages: int
