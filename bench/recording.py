@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from bench.measure import ROUNDS, Row, one_processor, seconds
 
-EVENTS = 600_000
+EVENTS = 1_100_000  # as many as the real day has quotes
 PER_FRAME = (1, 20, 200)
 CHUNK = 1 << 18  # bytes that arrive together in a burst; the receiver takes up to 2 MiB
 FEW = 40_000  # events for the side that takes a tenth of a millisecond for each

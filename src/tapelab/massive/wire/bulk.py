@@ -78,6 +78,8 @@ class BulkDecoder:
             return self.plain.take()
         self._settle()
         done, self._done = self._done, []
+        if len(done) == 1:
+            return done[0]
         return {name: pa.concat_tables([one[name] for one in done]) for name in TABLES.values()}
 
     def _workspace(self, size: int) -> Workspace:
