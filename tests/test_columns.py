@@ -211,9 +211,13 @@ def test_what_was_read_before_a_disk_failed_is_not_lost(
     assert len(take_all(decoder)["quotes"]) == decoder.frames == 4
 
 
-def test_no_thread_outlives_its_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("processors", [1, 2])
+def test_no_thread_outlives_its_decoder_and_none_starts_where_one_processor_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: int
+) -> None:
     monkeypatch.setattr(segments, "READ", 1000)
     monkeypatch.setattr(columns, "ENOUGH", 1)
+    monkeypatch.setattr(columns, "_processors", lambda: processors)
     before = set(threading.enumerate())
     receiver = Receiver(tmp_path, keep=9)
     receiver.open()
@@ -221,10 +225,10 @@ def test_no_thread_outlives_its_decoder(tmp_path: Path, monkeypatch: pytest.Monk
         receiver.receive(frames(message(quote(n)), message(quote(n))))
     receiver.close()
     closed, forgotten = Decoder(tmp_path), Decoder(tmp_path)
-    take_all(closed)
-    take_all(forgotten)
+    assert take_all(closed)["quotes"].equals(take_all(forgotten)["quotes"])
+    assert closed.frames == 40
     started = [t for t in set(threading.enumerate()) - before if t.name.startswith("tapelab-decode")]
-    assert started
+    assert bool(started) == (processors > 1)
     closed.close()
     del forgotten
     for thread in started:

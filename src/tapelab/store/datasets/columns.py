@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -126,13 +127,14 @@ class Decoder:
     def _read_ahead(self) -> None:
         """Read on while there is more, and have what was read scanned meanwhile by threads of its own.
 
-        Not while somebody writes the journal: the receiver needs a processor more.
+        Not while somebody writes the journal, since the receiver needs a processor more, nor where there is
+        only one.
         """
         while len(self._ahead) < AHEAD and self._error is None:
             read = self._next()
             if not read.found and (self._ahead or self._error is not None):
                 break
-            last = read.at_end or not read.found or self.is_live()
+            last = read.at_end or not read.found or self.is_live() or _processors() == 1
             scan: Callable[[], Scanned] = partial(self._wire.scan, read.messages)
             if self._ahead or not last:
                 self._threads = self._threads or ThreadPoolExecutor(THREADS, "tapelab-decode")
@@ -178,6 +180,10 @@ class Decoder:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         self._follower.close()
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _later(table: pa.Table, shift: int) -> pa.Table:
