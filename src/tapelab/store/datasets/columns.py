@@ -20,7 +20,7 @@ from tapelab.store.journal.runs import Run, Skim, expand
 
 KINDS = ("quotes", "trades", "bars")
 ENOUGH = 3 * 2**20  # bytes of messages decoded at a time, if so many are there
-AHEAD, THREADS = 3, 2  # while far behind: how often so many are read ahead, and who decodes them
+AHEAD, THREADS = 7, 2  # while far behind: how often so many are read ahead, and who decodes them
 
 
 @dataclass(frozen=True)
