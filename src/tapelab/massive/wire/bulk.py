@@ -16,7 +16,7 @@ import pyarrow as pa
 from tapelab.massive.wire import compiled
 from tapelab.massive.wire.plan import Plan
 from tapelab.massive.wire.stream import TABLES, FrameDecoder
-from tapelab.massive.wire.workspace import Batch, Framed, Read, Run, Workspace
+from tapelab.massive.wire.workspace import Batch, Framed, Read, Run, Workspace, each
 
 WARM_AFTER = 8 * 2**20  # bytes; the plain decoder takes a third of a second for them
 AT_LEAST = 16 * 2**10  # bytes at a time; for fewer, making tables costs more than it saves
@@ -62,11 +62,8 @@ class BulkDecoder:
         self._bytes += size
         if reads is None:
             compiled.kernel(warm=size >= AT_LEAST and self._bytes >= WARM_AFTER)
-            for item in items:
-                for payload, arrival in (
-                    item.each() if isinstance(item, Run) else ((item.payload, item.arrival),)
-                ):
-                    self.plain.feed(payload, ts_recv=item.ts_recv, arrival=arrival)
+            for payload, ts_recv, arrival in each(items):
+                self.plain.feed(payload, ts_recv=ts_recv, arrival=arrival)
         else:
             self._settle()
             self._done += map(self._merged, reads)

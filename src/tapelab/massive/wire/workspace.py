@@ -75,6 +75,15 @@ class Run(msgspec.Struct, frozen=True, gc=False):
             yield bytes(self.data[begin:end]), self.arrival + begin
 
 
+def each(items: Sequence[Framed | Run]) -> Iterator[tuple[bytes, int, int]]:
+    """Each message by itself: its bytes, `ts_recv` and `arrival`."""
+    for item in items:
+        if isinstance(item, Run):
+            yield from ((payload, item.ts_recv, arrival) for payload, arrival in item.each())
+        else:
+            yield item.payload, item.ts_recv, item.arrival
+
+
 class Batch(NamedTuple):
     """Messages for the kernel: how many there are, and their bytes."""
 
@@ -230,13 +239,8 @@ def _left(items: Sequence[Framed | Run], places: Sequence[int]) -> list[tuple[in
     """The messages at those places: the place, the bytes, `ts_recv` and `arrival`."""
     if not places:
         return []
-    each = (
-        (payload, item.ts_recv, arrival)
-        for item in items
-        for payload, arrival in (item.each() if isinstance(item, Run) else [(item.payload, item.arrival)])
-    )
     wanted = frozenset(places)
-    return [(place, *message) for place, message in enumerate(each) if place in wanted]
+    return [(place, *message) for place, message in enumerate(each(items)) if place in wanted]
 
 
 class _Laid(NamedTuple):
